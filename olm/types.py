@@ -76,19 +76,31 @@ class Free:
 Constraint = Simplex | Box | Free
 
 
+class Time(NamedTuple):
+    """Where in a run a step is.
+
+    Attributes:
+      step: t, int32 scalar, 0 … T−1.
+      steps: T, a Python int.
+    """
+
+    step: Array
+    steps: int
+
+
 class Policy(NamedTuple):
     """The weight of every example at every step, as a function of parameters ``phi``.
 
     Attributes:
       name: the field's name of the policy class, written into run folders.
       init: ``init(steps, n_examples, batch) -> phi``; its weights are uniform, 1/B.
-      weights: ``weights(phi_t, t, index, features) -> [B]``. ``index`` [B] names the examples of step t.
+      weights: ``weights(phi_t, t, index, features) -> [B]``, ``t`` a `Time`. ``index`` [B] names the examples of step t.
       stepwise: a prefix of phi's tree of bools. True: the leaf has a leading axis T and ``weights`` receives its row t.
         False: ``weights`` receives the whole leaf at every step.
       feasible: a prefix of phi's tree of ``Simplex | Box | Free``.
       rate: ``rate(phi_t, t) -> scalar``, multiplies the learner's update. None: 1.
       features: ``features(task, params, batch, target) -> pytree`` handed to ``weights``. None: nothing is computed.
-      config: settings that rebuild the policy: ``getattr(olm.policy, name)(**config)``.
+      config: settings that rebuild the policy, as pairs: ``getattr(olm.policy, name)(**dict(config))``.
     """
 
     name: str
@@ -98,7 +110,7 @@ class Policy(NamedTuple):
     feasible: PyTree
     rate: Callable[[PyTree, Array], Array] | None = None
     features: Callable[[Task, PyTree, PyTree, PyTree], PyTree] | None = None
-    config: dict[str, Any] = {}  # noqa: RUF012 (read only)
+    config: tuple[tuple[str, Any], ...] = ()
 
 
 class Learner(NamedTuple):

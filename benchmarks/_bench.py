@@ -1,0 +1,223 @@
+"""What every benchmark script shares: where it ran, paired timing, intervals over seeds, tables and the result file.
+
+Run as ``python benchmarks/NAME.py`` in a checkout, a script prints a table and leaves ``benchmarks/results/NAME.json``: figures
+with the machine, versions, commit, command and seeds they came from. Two programs are timed alternately in one process and
+compared pair by pair, so that a slow minute of the machine falls on both. No test asserts a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def parser(description: str, *, seeds: Sequence[int] = (0,)) -> argparse.ArgumentParser:
+    """An argument parser with the flags that all scripts have: ``--quick``, ``--seeds``, ``--output``."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--quick", action="store_true", help="tiny sizes, to see that the script works; saved only with --output")
+    result.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="one independent run for each")
+    result.add_argument("--output", type=Path, default=None, help="result file instead of benchmarks/results/NAME.json")
+    return result
+
+
+def environment() -> dict[str, Any]:
+    """The machine, versions and commit a figure belongs to; ``dirty``: a file other than a result differs from the commit."""
+    try:
+        import jax
+
+        devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+    except ModuleNotFoundError:
+        devices = [platform.machine()]
+    installed = {name: _version(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy", "scipy", "torch", "cvxpy")}
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": devices[0],
+        "device_count": len(devices),
+        "cpu": _cpu_name(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: version for name, version in installed.items() if version is not None},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+    }
+
+
+def save(name: str, payload: Mapping[str, Any], args: argparse.Namespace | None = None) -> Path | None:
+    """Write ``payload`` with its environment, command, settings and seeds to ``benchmarks/results/NAME.json``, atomically.
+
+    Args:
+      name: the script's name, which is also the file's.
+      payload: figures; numpy and jax arrays become lists, non-finite numbers the strings "nan", "inf", "-inf".
+      args: what ``parser`` returned. ``--output`` moves the file; a ``--quick`` run without it is not recorded.
+
+    Returns:
+      The file written, or None.
+    """
+    settings = dict(vars(args)) if args is not None else {}
+    output, seeds = settings.pop("output", None), settings.pop("seeds", None)
+    if settings.get("quick") and output is None:
+        print("quick run: nothing recorded (--output FILE records it)")
+        return None
+    path = Path(output) if output is not None else RESULTS / f"{name}.json"
+    record = {"name": name, "command": _command(), "seeds": seeds, "settings": settings, "environment": environment(), **payload}
+    text = json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"wrote {os.path.relpath(path)}")
+    return path
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Print mappings as the rows of an aligned text table and return it; columns are their keys, numbers stand to the right."""
+    rows = list(rows)
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        cells = [name, *map(_cell, values)]
+        width = max(map(len, cells))
+        right = any(map(_is_number, values)) and all(value is None or _is_number(value) for value in values)
+        columns.append([cell.rjust(width) if right else cell.ljust(width) for cell in cells])
+    text = "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+    print(text)
+    return text
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall time in seconds of one call, waiting for every jax array in its result."""
+    start = time.perf_counter()
+    result = function()
+    if "jax" in sys.modules:
+        sys.modules["jax"].block_until_ready(result)
+    return time.perf_counter() - start
+
+
+def paired_ratio(a: Callable[[], Any], b: Callable[[], Any], repeats: int, *, warmup: int = 1) -> dict[str, Any]:
+    """Time of ``a`` over time of ``b`` from alternating calls, each going first in turn; jax results are waited for.
+
+    Args:
+      a, b: called without arguments.
+      repeats: pairs timed.
+      warmup: untimed calls of each beforehand (compilation).
+
+    Returns:
+      ``ratio`` (of the medians), ``pair_ratio_quartiles`` (25, 50, 75% of the ratios pair by pair), ``a_median_s``,
+      ``b_median_s``, the times ``a_s``, ``b_s`` and ``repeats``.
+    """
+    for _ in range(warmup):
+        seconds(a)
+        seconds(b)
+    times: dict[str, list[float]] = {"a": [], "b": []}
+    for pair in range(repeats):
+        for name, function in (("a", a), ("b", b)) if pair % 2 == 0 else (("b", b), ("a", a)):
+            times[name].append(seconds(function))
+    return compare(times["a"], times["b"])
+
+
+def compare(a_s: Sequence[float], b_s: Sequence[float]) -> dict[str, Any]:
+    """The summary that `paired_ratio` returns, for paired times [repeats] measured elsewhere."""
+    a, b = np.asarray(a_s, float), np.asarray(b_s, float)
+    if a.size == 0 or a.shape != b.shape:
+        raise ValueError(f"{a.size} and {b.size} times: pairs of at least one are needed")
+    return {
+        "ratio": float(np.median(a) / np.median(b)),
+        "pair_ratio_quartiles": np.quantile(a / b, [0.25, 0.5, 0.75]).tolist(),
+        "a_median_s": float(np.median(a)),
+        "b_median_s": float(np.median(b)),
+        "a_s": a.tolist(),
+        "b_s": b.tolist(),
+        "repeats": int(a.size),
+    }
+
+
+def interval(values: Sequence[float], *, geometric: bool = False) -> dict[str, Any]:
+    """Mean over seeds with its 95% Student t interval; ``geometric`` works on logarithms, for ratios.
+
+    Returns:
+      ``mean``, ``low``, ``high`` (None with a single value), ``min``, ``max``, ``n``, ``geometric`` and the ``values``.
+    """
+    x = np.asarray(values, float)
+    if x.size == 0 or (geometric and not (x > 0).all()):
+        raise ValueError(f"{x.tolist()}: an interval needs at least one value, a geometric one positive values")
+    y, back = (np.log(x), math.exp) if geometric else (x, float)
+    low, high = None, None
+    if x.size > 1:
+        half = stats.t.ppf(0.975, x.size - 1) * y.std(ddof=1) / math.sqrt(x.size)
+        low, high = back(y.mean() - half), back(y.mean() + half)
+    summary = {"mean": back(y.mean()), "low": low, "high": high, "min": float(x.min()), "max": float(x.max())}
+    return {**summary, "n": int(x.size), "geometric": geometric, "values": x.tolist()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _command() -> str:
+    script = Path(sys.argv[0]).resolve()
+    return shlex.join(["python", str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name, *sys.argv[1:]])
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float():
+            return float(value) if math.isfinite(value) else str(float(value))
+        case None | bool() | int() | str():
+            return value
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return f"{float(value):.4g}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,379 @@
+"""Differentiate a long loop: values Σ_t w_t cost(carry_t) and their exact gradients, in a chosen amount of memory.
+
+The module knows no machine learning. It sees a `Program`: a ``step`` from carry to carry, a scalar ``cost`` of a carry,
+and a ``readout`` that is only looked at. With costates λ_T = w_T ∇cost(c_T) and
+
+    λ_t = w_t ∇cost(c_t) + (∂step_t/∂c_t)ᵀ λ_{t+1},
+
+every adjoint returns the same gradients; they differ in which carries they keep and which they compute again:
+
+- `direct` keeps every carry: memory T, no recomputation;
+- `segmented` with k levels keeps segment starts, recursively: memory k·T^(1/k), k − 1 more forward sweeps;
+- `olm.offload.offloaded` drives segments from the host by a binomial schedule, carries in host memory or on disk.
+
+In all of them the costs are evaluated together with their gradients on the way back, so a cost is never paid for twice;
+one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a step outlives it. Integer parts of a carry
+(step counts) are replayed, not differentiated. Not done: keeping a step's own residuals (reverse over reverse), and
+differentiating with respect to ``data``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from olm.errors import InputError
+from olm.types import Array, PyTree
+
+__all__ = ["Adjoint", "Gradients", "Program", "Sweep", "differentiable", "direct", "segmented"]
+
+
+class Program(NamedTuple):
+    """A loop to differentiate; its functions must close over no traced value.
+
+    Attributes:
+      step: ``step(shared, carry, row, aux, data) -> carry``; ``row`` and ``aux`` are step t's slices.
+      cost: ``cost(carry, data) -> scalar``.
+      readout: ``readout(before, after, data) -> pytree`` of step t, stacked over steps, never differentiated.
+    """
+
+    step: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
+    cost: Callable[[PyTree, PyTree], Array]
+    readout: Callable[[PyTree, PyTree, PyTree], PyTree] = lambda before, after, data: None
+
+
+class Gradients(NamedTuple):
+    """Derivatives of Σ_t w_t cost(c_t) + ⟨carry cotangent, c_T⟩.
+
+    Attributes:
+      shared: like ``shared``.
+      rows: like ``rows``, leading axis T.
+      carry: like the first carry; integer leaves have ``float0`` zeros.
+    """
+
+    shared: PyTree
+    rows: PyTree
+    carry: PyTree
+
+
+class Sweep(NamedTuple):
+    """What one forward and backward sweep yields.
+
+    Attributes:
+      costs: [T+1], cost(c_0) … cost(c_T).
+      carry: c_T.
+      readout: stacked readouts, leading axis T.
+      gradients: `Gradients`.
+    """
+
+    costs: Array
+    carry: PyTree
+    readout: PyTree
+    gradients: Gradients
+
+
+class Inputs(NamedTuple):
+    """Arguments of a loop: ``shared`` and ``rows`` (leading axis T) are differentiated, ``aux`` (T) and ``data`` are not."""
+
+    shared: PyTree
+    rows: PyTree
+    aux: PyTree
+    data: PyTree
+
+
+class Adjoint(NamedTuple):
+    """A way to differentiate a `Program`.
+
+    Attributes:
+      name: written into run folders.
+      sweep: ``sweep(program, inputs, carry, weights) -> Sweep`` with cost weights [T+1].
+      forward, backward: the two halves, which `differentiable` needs; None when the host drives the sweep.
+      traceable: whether it may run under ``jax.jit``.
+    """
+
+    name: str
+    sweep: Callable[[Program, Inputs, PyTree, Array], Sweep]
+    forward: Callable[..., Any] | None = None
+    backward: Callable[..., Any] | None = None
+    traceable: bool = True
+
+
+def _split(carry: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """The float leaves of a carry, and how to put such leaves back among its other ones."""
+    leaves, treedef = jax.tree.flatten(carry)
+    is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
+
+    def merge(floats: list[Array]) -> PyTree:
+        rest = iter(floats)
+        return jax.tree.unflatten(treedef, [next(rest) if f else x for x, f in zip(leaves, is_float, strict=True)])
+
+    return [x for x, f in zip(leaves, is_float, strict=True) if f], merge
+
+
+def length(tree: PyTree) -> int:
+    """The common leading axis T of ``aux`` (which always holds the step number)."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def cost_gradient(program: Program, carry: PyTree, data: PyTree, weight: Array, costate: list[Array]) -> tuple[Array, Any]:
+    """cost(c) and λ + w ∇cost(c); a weight of zero costs no gradient."""
+    floats, merge = _split(carry)
+
+    def cost(leaves: list[Array]) -> Array:
+        return program.cost(merge(leaves), data)
+
+    def with_gradient(leaves: list[Array]) -> tuple[Array, list[Array]]:
+        value, pullback = jax.vjp(cost, leaves)
+        (gradient,) = pullback(weight.astype(value.dtype))
+        return value, jax.tree.map(jnp.add, costate, gradient)
+
+    return jax.lax.cond(weight != 0, with_gradient, lambda leaves: (cost(leaves), costate), floats)
+
+
+def backward_step(program: Program, inputs: Inputs, carry: PyTree, costate: list[Array], shared_bar: PyTree, weight: Array):
+    """One step of the costate recursion at carry c_t; ``inputs`` holds step t's row and aux."""
+    floats, merge = _split(carry)
+
+    def step(shared: PyTree, leaves: list[Array], row: PyTree) -> list[Array]:
+        return _split(program.step(shared, merge(leaves), row, inputs.aux, inputs.data))[0]
+
+    _, pullback = jax.vjp(step, inputs.shared, floats, inputs.rows)
+    shared_step, costate, row_bar = pullback(costate)
+    value, costate = cost_gradient(program, carry, inputs.data, weight, costate)
+    return costate, jax.tree.map(jnp.add, shared_bar, shared_step), row_bar, value
+
+
+def advance(program: Program, inputs: Inputs, carry: PyTree, *, tape: bool, readout: bool = True):
+    """Run the loop: (c_T, every carry c_0 … c_{T−1} if ``tape``, stacked readouts)."""
+
+    def body(carry: PyTree, x: tuple[PyTree, PyTree]):
+        after = program.step(inputs.shared, carry, *x, inputs.data)
+        seen = program.readout(carry, after, inputs.data) if readout else None
+        return after, (carry if tape else None, seen)
+
+    carry, (kept, seen) = jax.lax.scan(body, carry, (inputs.rows, inputs.aux))
+    return carry, kept, seen
+
+
+def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array], shared_bar: PyTree, weights: Array):
+    """The costate recursion over T stored carries; ``weights`` [T] belong to c_0 … c_{T−1}."""
+
+    def body(state: tuple[list[Array], PyTree], x: tuple[PyTree, PyTree, PyTree, Array]):
+        carry, row, aux, weight = x
+        here = inputs._replace(rows=row, aux=aux)
+        costate, shared_bar, row_bar, value = backward_step(program, here, carry, *state, weight)
+        return (costate, shared_bar), (row_bar, value)
+
+    xs = (kept, inputs.rows, inputs.aux, weights)
+    (costate, shared_bar), (rows_bar, costs) = jax.lax.scan(body, (costate, shared_bar), xs, reverse=True)
+    return costate, shared_bar, rows_bar, costs
+
+
+def _pieces(tree: PyTree, segments: int, size: int) -> tuple[PyTree, PyTree]:
+    """Leaves [T, ...] as [segments, size, ...] and the remainder."""
+    whole = segments * size
+    head = jax.tree.map(lambda x: x[:whole].reshape(segments, size, *x.shape[1:]), tree)
+    return head, jax.tree.map(lambda x: x[whole:], tree)
+
+
+def _joined(head: PyTree, tail: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *a.shape[2:]), b]), head, tail)
+
+
+def _segment_size(steps: int, levels: int, size: int | None) -> int:
+    return size or max(1, round(steps ** ((levels - 1) / levels)))
+
+
+def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, levels: int, size: int | None, readout: bool):
+    if levels == 1:
+        return advance(program, inputs, carry, tape=True, readout=readout)
+    steps = length(inputs.aux)
+    span = min(_segment_size(steps, levels, size), steps)
+    (rows, aux), (last_rows, last_aux) = _pieces((inputs.rows, inputs.aux), steps // span, span)
+
+    def body(carry: PyTree, x: tuple[PyTree, PyTree]):
+        after, _, seen = advance(program, inputs._replace(rows=x[0], aux=x[1]), carry, tape=False, readout=readout)
+        return after, (carry, seen)
+
+    carry, (starts, seen) = jax.lax.scan(body, carry, (rows, aux))
+    rest = inputs._replace(rows=last_rows, aux=last_aux)
+    last, _, last_seen = advance(program, rest, carry, tape=False, readout=readout)
+    return last, (starts, carry), _joined(seen, last_seen)
+
+
+def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels: int, size: int | None):
+    if levels == 1:
+        return reverse(program, inputs, tape, costate, shared_bar, weights)
+    steps = length(inputs.aux)
+    span = min(_segment_size(steps, levels, size), steps)
+    head, tail = _pieces((inputs.rows, inputs.aux, weights), steps // span, span)
+    starts, rest_start = tape
+
+    def segment(state: tuple[list[Array], PyTree], x):
+        start, (rows, aux, part) = x
+        here = inputs._replace(rows=rows, aux=aux)
+        _, inner, _ = _levels_forward(program, here, start, levels - 1, None, readout=False)
+        *state, rows_bar, costs = _levels_reverse(program, here, inner, *state, part, levels - 1, None)
+        return tuple(state), (rows_bar, costs)
+
+    state: Any = (costate, shared_bar)
+    last: Any = jax.tree.map(lambda x: x[:0], (inputs.rows, weights))
+    if steps % span:
+        state, last = segment(state, (rest_start, tail))
+    state, (rows_bar, costs) = jax.lax.scan(segment, state, (starts, head), reverse=True)
+    rows_bar, costs = _joined((rows_bar, costs), (last[0], last[1].astype(costs.dtype)))
+    return *state, rows_bar, costs
+
+
+def _finish(program: Program, inputs: Inputs, last: PyTree, carry_bar: PyTree, weights: Array):
+    """λ_T, and the cost at c_T."""
+    floats, _ = _split(last)
+    if carry_bar is None:
+        costate = [jnp.zeros_like(x) for x in floats]
+    else:
+        costate = [b for x, b in zip(jax.tree.leaves(last), jax.tree.leaves(carry_bar), strict=True)
+                   if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]  # fmt: skip
+    return cost_gradient(program, last, inputs.data, weights[-1], costate)
+
+
+def assemble(carry: PyTree, costate: list[Array], shared_bar: PyTree, rows_bar: PyTree) -> Gradients:
+    """Put the first costate back into the shape of the first carry, with float0 zeros for integer leaves."""
+    floats = iter(costate)
+
+    def leaf(x: Array) -> Array:
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return next(floats)
+        import numpy as np
+
+        return np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+    return Gradients(shared_bar, rows_bar, jax.tree.map(leaf, carry))
+
+
+def _in_device_memory(name: str, levels: int, size: int | None) -> Adjoint:
+    def forward(program: Program, inputs: Inputs, carry: PyTree):
+        return _levels_forward(program, inputs, carry, levels, size, readout=True)
+
+    def backward(program: Program, inputs: Inputs, carry: PyTree, last: PyTree, tape: PyTree, weights: Array, carry_bar: PyTree):
+        """Costs [T+1] and `Gradients` from the tape that ``forward`` left; ``carry`` is c_0, ``last`` c_T."""
+        end, costate = _finish(program, inputs, last, carry_bar, weights)
+        zeros = jax.tree.map(jnp.zeros_like, inputs.shared)
+        costate, shared_bar, rows_bar, costs = _levels_reverse(
+            program, inputs, tape, costate, zeros, weights[:-1], levels, size
+        )
+        return jnp.append(costs, end), assemble(carry, costate, shared_bar, rows_bar)
+
+    def sweep(program: Program, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
+        last, tape, seen = forward(program, inputs, carry)
+        costs, gradients = backward(program, inputs, carry, last, tape, weights, None)
+        return Sweep(costs, last, seen, gradients)
+
+    return Adjoint(name, sweep, forward, backward)
+
+
+@functools.cache
+def direct() -> Adjoint:
+    """Keep every carry c_0 … c_{T−1}: the fastest adjoint, memory T times a carry.
+
+    Returns:
+      An `Adjoint`.
+
+    >>> direct().name
+    'direct'
+    """
+    return _in_device_memory("direct", 1, None)
+
+
+@functools.cache
+def segmented(levels: int = 2, size: int | None = None) -> Adjoint:
+    """Keep the starts of segments and recompute within them, recursively: memory about k·T^(1/k) carries.
+
+    Args:
+      levels: k ≥ 1; 1 is `direct`, 2 keeps √T starts and at most √T carries of one segment.
+      size: steps in a segment of the top level; None: T^((k−1)/k).
+
+    Returns:
+      An `Adjoint`; k levels run k − 1 forward sweeps more than `direct`.
+
+    Raises:
+      InputError: for levels or size below 1.
+
+    Source: Chen et al. 2016 (k = 2); Griewank and Walther 2008, chapter 12 (multi-level).
+
+    >>> segmented(levels=3).name
+    'segmented(levels=3)'
+    """
+    if levels < 1 or (size is not None and size < 1):
+        raise InputError(f"segmented(levels={levels}, size={size}): both must be at least 1")
+    name = f"segmented(levels={levels})" if size is None else f"segmented(levels={levels}, size={size})"
+    return _in_device_memory(name, levels, size)
+
+
+def carries_kept(steps: int, levels: int) -> int:
+    """How many carries `segmented` holds at once for a run of T steps: Σ over levels of starts, plus one remainder each.
+
+    Args:
+      steps: T.
+      levels: k.
+
+    Returns:
+      A count of carries.
+
+    >>> [carries_kept(4096, k) for k in (1, 2, 3)]
+    [4096, 129, 50]
+    """
+    if levels == 1:
+        return steps
+    span = min(_segment_size(steps, levels, None), steps)
+    return math.floor(steps / span) + 1 + carries_kept(span, levels - 1)
+
+
+def differentiable(program: Program, adjoint: Adjoint):
+    """Make ``run(inputs, carry) -> (costs [T+1], c_T, readouts)``, differentiable in reverse mode by ``adjoint``.
+
+    Derivatives reach ``inputs.shared``, ``inputs.rows`` and ``carry``, through the costs and c_T; readouts and data carry
+    none. Forward mode and second derivatives are not offered.
+
+    Args:
+      program: the loop.
+      adjoint: `direct` or `segmented`.
+
+    Returns:
+      A function of `Inputs` and a first carry.
+
+    Raises:
+      InputError: for an adjoint that the host drives.
+    """
+    if adjoint.forward is None or adjoint.backward is None:
+        raise InputError(f"the {adjoint.name} adjoint runs on the host: use it with olm.policy_gradient or olm.find_policy")
+
+    def watched(before: PyTree, after: PyTree, data: PyTree):
+        return program.cost(after, data), program.readout(before, after, data)
+
+    with_costs = program._replace(readout=watched)
+
+    def outputs(inputs: Inputs, carry: PyTree, last: PyTree, seen: PyTree):
+        return jnp.append(program.cost(carry, inputs.data), seen[0]), last, seen[1]
+
+    @jax.custom_vjp
+    def run(inputs: Inputs, carry: PyTree):
+        last, _, seen = advance(with_costs, inputs, carry, tape=False)
+        return outputs(inputs, carry, last, seen)
+
+    def forward(inputs: Inputs, carry: PyTree):
+        last, tape, seen = adjoint.forward(with_costs, inputs, carry)
+        return outputs(inputs, carry, last, seen), (inputs, carry, last, tape)
+
+    def backward(residuals, cotangents):
+        inputs, carry, last, tape = residuals
+        weights, carry_bar, _ = cotangents
+        _, gradients = adjoint.backward(program, inputs, carry, last, tape, weights, carry_bar)
+        return Inputs(gradients.shared, gradients.rows, None, None), gradients.carry
+
+    run.defvjp(forward, backward)
+    return run

@@ -1,0 +1,305 @@
+"""The small decoder-only transformer of the Learning Law paper (arXiv 2402.17759, appendix D), in flax linen.
+
+Pre-norm blocks with learned absolute positions, attention without biases, a ReLU network without biases, an untied output matrix and no
+dropout. Three details follow the published experiment rather than custom, and are kept because they change its numbers: the norm divides
+by (rms + 1e-8) and has a bias, attention scores are divided by √width instead of √(width of a head), and weights start from U(±1/√fan-in)
+with N(0, 1) embeddings.
+
+Searching a policy needs the derivative of a gradient along a direction (forward over reverse) at every step. Softmax and cross-entropy
+therefore carry their own derivative rules, a few products each, in place of those of exp, max and log; attention is plain products,
+since fused kernels have no such derivative.
+
+Not done: key-value caches, dropout, tied weights, grouped heads, other positions than learned ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from olm.errors import InputError
+from olm.types import Array, PyTree
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a transformer; the defaults suit two CPU cores.
+
+    Attributes:
+      vocabulary: V, number of token ids.
+      length: L, the longest input.
+      width: D, the length of a token's vector.
+      layers: number of blocks.
+      heads: attention heads; divides ``width``.
+      mlp_ratio: hidden width of a block's network over ``width``.
+      score_scale: scores are divided by the root of this width. "width": D, as published; "head": D / heads, as is usual.
+      init: "torch": U(±1/√fan-in) and N(0, 1) embeddings, as published; "gpt2": N(0, 0.02²), residual outputs over √(2·layers).
+
+    Raises:
+      InputError: a size below 1, heads that do not divide the width, or an unknown choice.
+
+    Example:
+      >>> TransformerConfig(width=32, heads=4).parameters
+      41792
+    """
+
+    vocabulary: int = 256
+    length: int = 16
+    width: int = 32
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4
+    score_scale: Literal["width", "head"] = "width"
+    init: Literal["torch", "gpt2"] = "torch"
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "length", "width", "layers", "heads", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.width % self.heads:
+            raise InputError(f"width {self.width} is not a multiple of heads {self.heads}: change one of them")
+        for name, choices in (("score_scale", ("width", "head")), ("init", ("torch", "gpt2"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        block = (4 + 2 * self.mlp_ratio) * self.width**2 + 4 * self.width
+        return (2 * self.vocabulary + self.length + 2) * self.width + self.layers * block
+
+
+PAPER = TransformerConfig(vocabulary=5000, length=64, width=128, layers=2, heads=8)
+CPU = TransformerConfig()
+
+
+@jax.custom_jvp
+def causal_softmax(scores: Array) -> Array:
+    """Softmax over keys no later than the query.
+
+    Args:
+      scores: [..., L queries, L keys].
+
+    Returns:
+      Like ``scores``; rows sum to one, entries above the diagonal are zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> causal_softmax(jnp.zeros((2, 2))).tolist()
+      [[1.0, 0.0], [0.5, 0.5]]
+    """
+    query, key = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
+    return _softmax(jnp.where(key <= query, scores, jnp.finfo(scores.dtype).min))
+
+
+@jax.custom_jvp
+def _softmax(x: Array) -> Array:
+    unnormalised = jnp.exp(x - x.max(-1, keepdims=True))
+    return unnormalised / unnormalised.sum(-1, keepdims=True)
+
+
+def _softmax_tangent(y: Array, tangent: Array) -> Array:
+    product = y * tangent
+    return product - y * product.sum(-1, keepdims=True)
+
+
+# Written in the result y alone, these rules differentiate again into sums and products; masked entries have y = 0, hence no derivative.
+@causal_softmax.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = causal_softmax(*primals)
+    return y, _softmax_tangent(y, *tangents)
+
+
+@_softmax.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = _softmax(*primals)
+    return y, _softmax_tangent(y, *tangents)
+
+
+@jax.custom_jvp
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Negative log-probability of each label, log Σ_v exp(z_v) − z_label.
+
+    Args:
+      logits: z [..., V].
+      labels: integers [...] in 0 … V−1.
+
+    Returns:
+      [...], nats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(cross_entropy(jnp.zeros(4), jnp.array(2))), 4)
+      1.3863
+    """
+    top = logits.max(-1, keepdims=True)
+    return jnp.log(jnp.exp(logits - top).sum(-1)) + top[..., 0] - jnp.where(_one_hot(logits, labels), logits, 0).sum(-1)
+
+
+def _one_hot(logits: Array, labels: Array) -> Array:
+    # A comparison fuses into the pass over the logits; a gather would become a scatter in the gradient, slow on CPU.
+    return jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+
+
+@cross_entropy.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    logits, labels = primals
+    return cross_entropy(logits, labels), ((_softmax(logits) - _one_hot(logits, labels)) * tangents[0]).sum(-1)
+
+
+class Transformer(nn.Module):
+    """Logits of the next token at every position, ``[B, L] → [B, L, V]``, as a linen module.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> module = Transformer(TransformerConfig(vocabulary=11, length=4, width=8, heads=2))
+      >>> tokens = jnp.zeros((3, 4), jnp.int32)
+      >>> module.apply(module.init(jax.random.key(0), tokens), tokens).shape
+      (3, 4, 11)
+
+    Source: arXiv 2402.17759, appendix D.
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        c = self.config
+        length = tokens.shape[-1]
+        if length > c.length:
+            raise InputError(f"sequences of {length} inputs exceed the model's length {c.length}: shorten them or raise length")
+        embedding_VxD = self.param("embedding", _normal(c, 1.0), (c.vocabulary, c.width))
+        position_LxD = self.param("position", _normal(c, 1.0), (c.length, c.width))
+        x_BxLxD = embedding_VxD[tokens] + position_LxD[:length]
+        for layer in range(c.layers):
+            x_BxLxD = Block(c, name=f"block_{layer}")(x_BxLxD)
+        return RMSNorm(name="norm")(x_BxLxD) @ self.param("head", _linear(c), (c.width, c.vocabulary))
+
+
+class Block(nn.Module):
+    """One layer, x + attention(norm(x)) and then x + network(norm(x)), ``[B, L, D] → [B, L, D]``."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BxLxD: Array) -> Array:
+        c = self.config
+        heads, wide = x_BxLxD.shape[:2] + (c.heads, c.width // c.heads), c.mlp_ratio * c.width
+        # One product for queries, keys and values: large matrices are what every device is fast at.
+        qkv = RMSNorm(name="norm_attention")(x_BxLxD) @ self.param("qkv", _linear(c), (c.width, 3 * c.width))
+        q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
+        scale = 1.0 / math.sqrt(c.width if c.score_scale == "width" else c.width // c.heads)
+        attention_BxHxLxL = causal_softmax(jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd * scale, k_BxLxHxd))
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", attention_BxHxLxL, v_BxLxHxd).reshape(x_BxLxD.shape)
+        x_BxLxD = x_BxLxD + mixed @ self.param("out", _linear(c, residual=True), (c.width, c.width))
+        hidden = nn.relu(RMSNorm(name="norm_mlp")(x_BxLxD) @ self.param("up", _linear(c), (c.width, wide)))
+        return x_BxLxD + hidden @ self.param("down", _linear(c, residual=True), (wide, c.width))
+
+
+class RMSNorm(nn.Module):
+    """x / (rms(x) + 1e-8) · weight + bias, over the last axis."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        weight = self.param("weight", nn.initializers.ones, x.shape[-1:], jnp.result_type(float))
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.result_type(float))
+        return x / (jnp.sqrt(jnp.mean(x * x, -1, keepdims=True)) + 1e-8) * weight + bias
+
+
+def _normal(config: TransformerConfig, deviation: float) -> Callable[..., Array]:
+    deviation = deviation if config.init == "torch" else 0.02
+    return lambda key, shape: deviation * jax.random.normal(key, shape, jnp.result_type(float))
+
+
+def _linear(config: TransformerConfig, *, residual: bool = False) -> Callable[..., Array]:
+    if config.init == "gpt2":
+        return _normal(config, 0.02 / math.sqrt(2 * config.layers) if residual else 0.02)
+
+    def uniform(key: Array, shape: tuple[int, int]) -> Array:
+        bound = 1.0 / math.sqrt(shape[0])
+        return jax.random.uniform(key, shape, jnp.result_type(float), -bound, bound)
+
+    return uniform
+
+
+def init(config: TransformerConfig) -> Callable[[Array], PyTree]:
+    """How the parameters start.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      ``key -> params``, nested dictionaries of arrays in JAX's default float.
+
+    Example:
+      >>> import jax
+      >>> params = init(TransformerConfig())(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)) == TransformerConfig().parameters
+      True
+
+    Source: arXiv 2402.17759, appendix D.
+    """
+    module = Transformer(config)
+    return lambda key: module.init(key, jnp.zeros((1, config.length), jnp.int32))["params"]
+
+
+def logits(config: TransformerConfig) -> Callable[[PyTree, Array], Array]:
+    """Scores of the next token at every position; position l sees tokens 0 … l only.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      ``(params, tokens [B, L] of integers) -> [B, L, V]``; L may be less than ``config.length``.
+
+    Raises:
+      InputError: when called with sequences longer than ``config.length``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logits(CPU)(init(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
+      (2, 5, 256)
+    """
+    module = Transformer(config)
+    return lambda params, tokens: module.apply({"params": params}, tokens)
+
+
+def per_sequence_losses(config: TransformerConfig) -> Callable[[PyTree, PyTree], Array]:
+    """Mean cross-entropy of each sequence, ℓ_n = Σ_l mask·CE(l) / Σ_l mask.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      ``(params, batch) -> [B]``, nats per token, with ``batch = {"tokens": [B, L+1] integers, "mask": [B, L]}``. Tokens 0 … L−1 are inputs
+      and 1 … L labels; ``mask`` says which labels count (1) and which are padding (0), and may be left out when all count. A sequence with
+      no label that counts has loss 0.
+
+    Raises:
+      InputError: when called with sequences longer than ``config.length + 1`` tokens.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> batch = {"tokens": jnp.zeros((2, 17), jnp.int32)}
+      >>> per_sequence_losses(CPU)(init(CPU)(jax.random.key(0)), batch).shape
+      (2,)
+
+    Source: arXiv 2402.17759, section 2 and appendix D.
+    """
+    forward = logits(config)
+
+    def losses(params: PyTree, batch: PyTree) -> Array:
+        tokens = batch["tokens"]
+        losses_BxL = cross_entropy(forward(params, tokens[:, :-1]), tokens[:, 1:])
+        if "mask" not in batch:
+            return losses_BxL.mean(-1)
+        mask_BxL = batch["mask"].astype(losses_BxL.dtype)
+        return (losses_BxL * mask_BxL).sum(-1) / jnp.maximum(mask_BxL.sum(-1), 1)
+
+    return losses

@@ -1,0 +1,217 @@
+"""Learning policies: the weight γ[n,t] of every example at every step as a function of parameters φ.
+
+`table` is the paper's policy, one weight for each step and example (Gu et al. 2024, section 2); `static` is the
+time-invariant case of PDS (Gu et al. 2025, section 2); `piecewise` lies between them; `scorer` replaces a table by a few
+numbers; `learning_rate` leaves the weights uniform and scales each step. A policy of one's own is a `Policy` of functions.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from olm.errors import InputError
+from olm.simplex import broadcast_prefix
+from olm.types import Array, Box, Free, Policy, PyTree, Simplex, Task, Time
+
+__all__ = ["join", "learning_rate", "loss_features", "piecewise", "scorer", "split", "static", "table", "uniform"]
+
+
+@functools.cache
+def uniform() -> Policy:
+    """Every example of a step weighs the same, γ = 1/B. No parameters.
+
+    Returns:
+      A `Policy` with φ = ().
+
+    >>> uniform().weights((), Time(0, 10), jnp.arange(4), None).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+
+    def weights(phi_t: PyTree, t: Time, index: Array, features: PyTree) -> Array:
+        return jnp.full(index.shape, 1 / index.shape[0])
+
+    return Policy("uniform", lambda steps, examples, batch: (), weights, False, Free())
+
+
+@functools.cache
+def table() -> Policy:
+    """One weight for every step and example: φ *is* γ [T, B], rows on the simplex, used as it is.
+
+    With mini-batches column b weighs the b-th example drawn at that step.
+
+    Returns:
+      A `Policy` with φ [T, B].
+
+    Source: Gu et al. 2024, section 4.1.
+
+    >>> table().init(2, 4, 4).tolist()
+    [[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]
+    """
+
+    def init(steps: int, examples: int, batch: int) -> Array:
+        return jnp.full((steps, batch), 1 / batch)
+
+    return Policy("table", init, lambda phi_t, t, index, features: phi_t, True, Simplex())
+
+
+def _drawn(weights_N: Array, index: Array) -> Array:
+    """The weights of the drawn examples, summing to one over the step."""
+    if weights_N.shape == index.shape:  # full batch: index is 0 … N−1 and the row is on the simplex already
+        return weights_N
+    drawn = weights_N[index]
+    return drawn / jnp.sum(drawn)
+
+
+@functools.cache
+def static() -> Policy:
+    """One weight for every example, the same at all steps: φ [N] on the simplex.
+
+    With mini-batches the weights are normalised over the examples drawn: γ_b = φ[i_b] / Σ_c φ[i_c].
+
+    Returns:
+      A `Policy` with φ [N].
+
+    Source: Gu et al. 2025 (PDS), section 2.
+
+    >>> static().weights(jnp.array([0.5, 0.25, 0.25]), Time(0, 1), jnp.array([1, 2]), None).tolist()
+    [0.5, 0.5]
+    """
+
+    def init(steps: int, examples: int, batch: int) -> Array:
+        return jnp.full(examples, 1 / examples)
+
+    return Policy("static", init, lambda phi_t, t, index, features: _drawn(phi_t, index), False, Simplex())
+
+
+@functools.cache
+def piecewise(pieces: int = 8) -> Policy:
+    """Weights that are constant over each of P equal stretches of the run: φ [P, N], rows on the simplex.
+
+    Step t uses row ⌊tP/T⌋; mini-batches normalise as in `static`.
+
+    Args:
+      pieces: P ≥ 1.
+
+    Returns:
+      A `Policy` with φ [P, N].
+
+    Raises:
+      InputError: for P below 1.
+
+    >>> phi = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> piecewise(2).weights(phi, Time(5, 8), jnp.arange(2), None).tolist()
+    [0.0, 1.0]
+    """
+    if pieces < 1:
+        raise InputError(f"piecewise(pieces={pieces}): give at least 1")
+
+    def init(steps: int, examples: int, batch: int) -> Array:
+        return jnp.full((pieces, examples), 1 / examples)
+
+    def weights(phi_t: Array, t: Time, index: Array, features: PyTree) -> Array:
+        return _drawn(phi_t[t.step * pieces // t.steps], index)
+
+    return Policy("piecewise", init, weights, False, Simplex(), config=(("pieces", pieces),))
+
+
+def loss_features(task: Task, params: PyTree, batch: PyTree, target: PyTree) -> Array:
+    """Margin and loss of each example at θ_t, [B, 2].
+
+    The margin is the log-odds of the right answer, log(p / (1−p)) with p = e^(−ℓ); for the perceptron it is exactly
+    (2y − 1) θ·z. It is taken at ℓ ≥ 10⁻⁶ so that learned examples have a finite one (13.8).
+
+    Args:
+      task: supplies the losses.
+      params, batch, target: the model, the step's examples, the target sample (unused).
+
+    Returns:
+      [B, 2]: margin (nats), loss (nats).
+    """
+    losses = task.losses(params, batch)
+    return jnp.stack([-jnp.log(jnp.expm1(jnp.maximum(losses, 1e-6))), losses], axis=-1)
+
+
+@functools.cache
+def scorer() -> Policy:
+    """Weights from what the model thinks of an example: softmax over the batch of a linear score.
+
+    score_n = Σ_f (φ[0,f] + φ[1,f]·t/T) x_f,n with features x = (margin, loss) of `loss_features`: linear in margin,
+    loss and step (a term in the step alone cancels in the softmax). γ depends on θ_t, and the policy gradient includes
+    that dependence exactly.
+
+    Returns:
+      A `Policy` with φ [2, 2]; φ = 0 is uniform.
+
+    >>> scorer().init(10, 4, 4).tolist()
+    [[0.0, 0.0], [0.0, 0.0]]
+    """
+
+    def weights(phi_t: Array, t: Time, index: Array, features: Array) -> Array:
+        slope = phi_t[0] + phi_t[1] * (t.step / t.steps)
+        return jax.nn.softmax(features @ slope)
+
+    return Policy(
+        "scorer", lambda steps, examples, batch: jnp.zeros((2, 2)), weights, False, Free(), features=loss_features
+    )
+
+
+@functools.cache
+def learning_rate(upper: float = float("inf")) -> Policy:
+    """Uniform weights, and a factor φ[t] ∈ [0, upper] on the learner's update at every step.
+
+    Args:
+      upper: the largest factor.
+
+    Returns:
+      A `Policy` with φ [T], 1 at first.
+
+    >>> learning_rate().init(3, 4, 4).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    return Policy(
+        "learning_rate",
+        lambda steps, examples, batch: jnp.ones(steps),
+        uniform().weights,
+        True,
+        Box(0.0, upper),
+        rate=lambda phi_t, t: phi_t,
+        config=(("upper", upper),),
+    )
+
+
+def split(policy: Policy, phi: PyTree) -> tuple[PyTree, PyTree]:
+    """φ as (shared, rows): leaves used whole at every step, and leaves of which step t uses row t; None elsewhere.
+
+    Args:
+      policy: says which leaves are ``stepwise``.
+      phi: its parameters.
+
+    Returns:
+      Two pytrees of φ's structure with None in place of the other's leaves.
+
+    >>> shared, rows = split(table(), jnp.ones((2, 3)))
+    >>> shared is None, rows.shape
+    (True, (2, 3))
+    """
+    stepwise = broadcast_prefix(policy.stepwise, phi)
+    shared = jax.tree.map(lambda by_step, leaf: None if by_step else leaf, stepwise, phi)
+    rows = jax.tree.map(lambda by_step, leaf: leaf if by_step else None, stepwise, phi)
+    return shared, rows
+
+
+def join(shared: PyTree, rows: PyTree) -> PyTree:
+    """Undo `split`: wherever one tree has None, the other's leaf.
+
+    Args:
+      shared, rows: as `split` returns them.
+
+    Returns:
+      φ.
+
+    >>> join({"a": 1, "b": None}, {"a": None, "b": 2})
+    {'a': 1, 'b': 2}
+    """
+    return jax.tree.map(lambda a, b: b if a is None else a, shared, rows, is_leaf=lambda x: x is None)

@@ -1,0 +1,177 @@
+"""What a run folder holds, and the figures that it allows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from olm import plots
+from olm.errors import InputError
+from olm.records import Run, load_arrays
+
+__all__ = ["write_figures"]
+
+# By file name: the heading, and how to read the figure.
+TEXTS = {
+    "loss_test": (
+        "Learning curves on held-out data",
+        "Lower is better. Dashed: every example has the same weight. Solid: the found policy, same start, same number of "
+        "steps. The dot is the step from which the policy stays at or below the baseline's last loss; the line to its right "
+        "is the training it saves. No choice was made on these data.",
+    ),
+    "loss_target": (
+        "Learning curves on the target",
+        "The same on the data that the search descended. A gain here that the held-out curves do not show is overfitting.",
+    ),
+    "objective": (
+        "The search",
+        "One point is one training run and its exact gradient. Crosses were too bold a step, taken back and retried with a "
+        "smaller one (triangles: off the scale). The star is the policy that was kept, chosen on validation data where there "
+        "are any.",
+    ),
+    "weights": (
+        "The policy: a weight for every example at every step",
+        "Orange: more than uniform; blue: less; white: uniform. The examples are sorted by their mean weight, so a policy "
+        "that moves from some examples to others shows as colours that change from left to right.",
+    ),
+    "weights_distribution": (
+        "How unequal the weights are",
+        "One curve is one step. It starts on the left with the share of examples that have almost no weight. The effective "
+        "sample is the share of examples that would spread as widely with equal weights.",
+    ),
+    "learning_rates": (
+        "Each side at its own best learning rate",
+        "A policy may look fast only because it takes longer steps. Here both sides may choose their step: what counts is "
+        "the distance between the two stars, which validation data chose.",
+    ),
+}
+
+
+class Facts(NamedTuple):
+    """What the folder holds, and a line for each thing it does not."""
+
+    run: Run
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+    curves: dict[str, np.ndarray]
+    missing: list[str]
+
+
+class Drawn(NamedTuple):
+    """A figure on disk, its heading, and how to read it."""
+
+    title: str
+    caption: str
+    svg: Path
+    png: Path
+
+
+def gather(path: str | os.PathLike[str]) -> Facts:
+    """Read a run folder; what is absent or damaged becomes a line of ``missing``, not an error."""
+    run, missing = Run.open(path), []
+
+    def read(name: str, reader: Callable[[], Any], empty: Any, why: str) -> Any:
+        if not (run.path / name).exists():
+            missing.append(f"{name} is not there: {why}.")
+            return empty
+        try:
+            return reader()
+        except InputError as error:
+            missing.append(f"{error}.")
+            return empty
+
+    summary = read("summary.json", run.summary, {}, "the run is not finished, or was interrupted")
+    history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet")
+    curves = read("curves.npz", lambda: load_arrays(run.path / "curves.npz"), {}, "the learning curves are written at the end")
+    curves = {name: curve for name, curve in curves.items() if curve is not None} if isinstance(curves, dict) else {}
+    return Facts(run, summary, history, curves, missing)
+
+
+def scalar(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def mappings(rows: Any) -> list[Mapping[str, Any]]:
+    """The dicts of a list; whatever else is there is not shown."""
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _baseline_objective(facts: Facts) -> float | None:
+    """The objective of uniform weights: given, or the area of its curve where the objective is the area."""
+    given = scalar(facts.summary.get("baseline_objective"))
+    curve = facts.curves.get("baseline_target")
+    config = facts.run.config
+    search = config.get("search")
+    objective = config.get("objective") or (search.get("objective") if isinstance(search, dict) else None) or "area"
+    if given is None and curve is not None and np.ndim(curve) == 1 and len(curve) > 1 and str(objective).startswith("area"):
+        return scalar(float(np.mean(curve[1:])))
+    return given
+
+
+def _drawings(facts: Facts) -> dict[str, Callable[[Any], Any]]:
+    """What draws each figure that there are numbers for, by file name."""
+    curves, summary = facts.curves, facts.summary
+
+    def loss(which: str) -> Callable[[Any], Any]:
+        baseline, improved, entropy = curves[f"baseline_{which}"], curves.get(f"found_{which}"), scalar(summary.get("entropy"))
+        return lambda ax: plots.loss_curves(baseline, improved, ax, label=f"{which} loss", entropy=entropy)
+
+    found = {f"loss_{which}": loss(which) for which in ("test", "target") if f"baseline_{which}" in curves}
+    if facts.history:
+        level, best = _baseline_objective(facts), summary.get("best_evaluation")
+        found["objective"] = lambda ax: plots.objective_history(facts.history, ax, baseline=level, best=best)
+    if "weights" in curves:
+        weights, steps, group = curves["weights"], curves.get("weights_steps"), curves.get("group")
+        whole = int(curves["n_examples"]) if "n_examples" in curves else None
+        found["weights"] = lambda ax: plots.weights_heatmap(weights, ax, steps=steps, group=group, n_examples=whole)
+        found["weights_distribution"] = lambda ax: plots.weights_distribution(weights, steps, ax, n_examples=whole)
+    if grid := mappings(summary.get("grid")):
+        found["learning_rates"] = lambda ax: plots.learning_rate_grid(grid, ax)
+    return found
+
+
+def draw(facts: Facts) -> list[Drawn]:
+    """Write every figure there are numbers for; one that cannot be drawn becomes a line of ``missing``."""
+    done = []
+    for name, drawing in _drawings(facts).items():
+        title, caption = TEXTS[name]
+        try:
+            with plots.style():
+                axes = plots.new_figure(6.8, 4.0)
+                drawing(axes)
+        except InputError as error:
+            facts.missing.append(f"The figure “{title}” cannot be drawn: {error}.")
+        else:
+            with plots.style():
+                done.append(Drawn(title, caption, *plots.save(axes.figure, facts.run.path / "figures", name)))
+    return done
+
+
+def write_figures(run_path: str | os.PathLike[str]) -> list[Path]:
+    """Draw every figure that the files of a run allow into its folder ``figures``, as SVG and PNG.
+
+    Args:
+      run_path: a run folder, finished or not.
+
+    Returns:
+      The paths written, SVG and PNG of each figure in turn.
+
+    Raises:
+      InputError: not a run folder, or one that cannot be written to.
+      StorageError: the disk is full.
+
+    >>> import tempfile
+    >>> with Run.create(tempfile.mkdtemp() + "/run", {"task": "perceptron"}) as run:
+    ...     run.append_metrics({"evaluation": 1, "objective": 0.3})
+    >>> [path.name for path in write_figures(run.path)]
+    ['objective.svg', 'objective.png']
+    """
+    return [path for drawn in draw(gather(run_path)) for path in (drawn.svg, drawn.png)]

@@ -1,0 +1,126 @@
+"""The feasible sets of policies: projection, mirror map, entropy and effective sample size.
+
+The simplex is the set of rows γ with γ_n ≥ 0 and Σ_n γ_n = 1. Projection is the exact sort-based one of
+`optax.projections` (Duchi et al. 2008); the mirror map is the softmax of scores (entropic mirror descent, Beck and
+Teboulle 2003). Constraints (`Simplex | Box | Free`, see `olm.types`) are given as a prefix of the parameters' tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from olm.types import Array, Box, Constraint, Free, PyTree, Simplex
+
+__all__ = ["broadcast_prefix", "effective_sample_size", "entropy", "map_constraints", "project", "softmax_rows"]
+
+
+def broadcast_prefix(prefix: PyTree, tree: PyTree) -> PyTree:
+    """Repeat each leaf of ``prefix`` over the subtree of ``tree`` below it.
+
+    Args:
+      prefix: a prefix of ``tree``'s structure, for example one leaf for all.
+      tree: any pytree.
+
+    Returns:
+      A pytree of ``tree``'s structure whose leaves are those of ``prefix``.
+
+    >>> broadcast_prefix({"a": True, "b": False}, {"a": (1, 2), "b": 3})
+    {'a': (True, True), 'b': False}
+    """
+    return jax.tree.map(lambda leaf, below: jax.tree.map(lambda _: leaf, below), prefix, tree)
+
+
+def map_constraints(function: Callable[..., PyTree], feasible: PyTree, phi: PyTree, *rest: PyTree) -> PyTree:
+    """Apply ``function(constraint, leaf, *leaves)`` to every leaf of ``phi`` with the constraint it lies under.
+
+    Args:
+      function: maps a constraint and one leaf of each tree to a new leaf.
+      feasible: a prefix of ``phi``'s structure with leaves `Simplex | Box | Free`.
+      phi, rest: pytrees of one structure.
+
+    Returns:
+      A pytree of ``phi``'s structure.
+    """
+    return jax.tree.map(function, broadcast_prefix(feasible, phi), phi, *rest)
+
+
+def _project_leaf(constraint: Constraint, x: Array) -> Array:
+    match constraint:
+        case Simplex():
+            rows = x.reshape(-1, x.shape[-1])
+            return jax.vmap(optax.projections.projection_simplex)(rows).reshape(x.shape)
+        case Box(lower, upper):
+            return jnp.clip(x, lower, upper)
+        case Free():
+            return x
+    raise TypeError(f"unknown constraint {constraint!r}: use olm.Simplex(), olm.Box(lower, upper) or olm.Free()")
+
+
+def project(feasible: PyTree, phi: PyTree) -> PyTree:
+    """The nearest feasible point: argmin_p ‖p − φ‖² over the set, leaf by leaf.
+
+    Args:
+      feasible: a prefix of ``phi``'s structure with leaves `Simplex | Box | Free`; a simplex row is the last axis.
+      phi: pytree of float arrays.
+
+    Returns:
+      A pytree of the same structure, shapes and dtypes.
+
+    Source: Duchi et al. 2008, by way of ``optax.projections.projection_simplex``.
+
+    >>> project(Simplex(), jnp.array([[0.5, 0.7, -1.0]])).round(3).tolist()
+    [[0.4000000059604645, 0.6000000238418579, 0.0]]
+    >>> project(Box(0.0, 1.0), jnp.array([-1.0, 0.5, 2.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return map_constraints(_project_leaf, feasible, phi)
+
+
+def softmax_rows(scores: Array) -> Array:
+    """Weights from scores, γ_n = exp(z_n) / Σ_m exp(z_m), over the last axis.
+
+    Args:
+      scores: float array [..., N].
+
+    Returns:
+      Non-negative rows that sum to one, same shape.
+
+    >>> softmax_rows(jnp.zeros(4)).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def entropy(weights: Array) -> Array:
+    """Entropy of each row, −Σ_n γ_n log γ_n, in nats; an exact zero contributes nothing.
+
+    Args:
+      weights: rows on the simplex [..., N].
+
+    Returns:
+      [...] between 0 and log N.
+
+    >>> round(float(entropy(jnp.full(4, 0.25))), 4)
+    1.3863
+    """
+    positive = weights > 0
+    return -jnp.sum(jnp.where(positive, weights * jnp.log(jnp.where(positive, weights, 1)), 0), axis=-1)
+
+
+def effective_sample_size(weights: Array) -> Array:
+    """How many examples a row of weights amounts to, (Σ γ)² / Σ γ² (Kish 1965).
+
+    Args:
+      weights: non-negative rows [..., N].
+
+    Returns:
+      [...] between 1 and N.
+
+    >>> float(effective_sample_size(jnp.array([0.5, 0.5, 0.0, 0.0])))
+    2.0
+    """
+    return jnp.sum(weights, axis=-1) ** 2 / jnp.sum(weights**2, axis=-1)

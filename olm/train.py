@@ -1,0 +1,223 @@
+"""The learning curve of a policy, and the gradient of its area with respect to the policy.
+
+Training is one scan of the learner; `train` runs it and is differentiable in φ, `policy_gradient` returns the objective
+and its exact gradient in one forward and one backward sweep. For plain SGD the backward sweep is the recursion of
+Gu et al. 2024 (Eq. 22): λ_T = ∇L(θ_T), λ_t = λ_{t+1} + ∇L(θ_t) − η H_t λ_{t+1}, ∂J/∂γ[n,t] = −(η/T)⟨∇ℓ_n(θ_t), λ_{t+1}⟩;
+for any other optimiser the same through the vjp of its update.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from olm import adjoint as adjoints
+from olm import learner as learners
+from olm.adjoint import Adjoint, Inputs, Program, Sweep
+from olm.errors import InputError
+from olm.objective import Objective, area
+from olm.policy import join, split
+from olm.types import Array, Learner, Policy, PyTree, Task
+from olm.weighted import mean_loss
+
+__all__ = ["Curve", "policy_gradient", "train"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["target", "test", "step_lengths", "params"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Curve:
+    """A learning curve; a pytree, shown as a figure in Jupyter.
+
+    Attributes:
+      target: [T+1] mean target loss in nats, entry t at θ_t; differentiable in φ.
+      test: [T+1] mean test loss in nats, or None without a test set; carries no derivative.
+      step_lengths: [T], ‖θ_{t+1} − θ_t‖; carries no derivative.
+      params: θ_T; differentiable in φ.
+    """
+
+    target: Array
+    test: Array | None
+    step_lengths: Array
+    params: PyTree
+
+    def _repr_html_(self) -> str:
+        from olm.plots import learning, style
+
+        return style.inline(lambda: learning.curves({"target": self.target, "test": self.test}))
+
+
+def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> Program:
+    step_of = learners.make_step(functions, learner, policy, steps)
+    target_loss = mean_loss(functions.target_losses or functions.losses, learner.chunk_size)
+
+    def step(shared: PyTree, carry: PyTree, row: PyTree, aux: PyTree, data: PyTree) -> PyTree:
+        return step_of(join(shared, row), carry, aux, data)
+
+    def cost(carry: PyTree, data: PyTree) -> Array:
+        return target_loss(carry[0], data["target"])
+
+    def readout(before: PyTree, after: PyTree, data: PyTree) -> dict[str, Array]:
+        length = optax.tree.norm(jax.tree.map(jnp.subtract, after[0], before[0]))
+        held_out = {name: target_loss(after[0], data[name]) for name in ("test", "validation") if data.get(name) is not None}
+        return {"step_lengths": length, **held_out}
+
+    return Program(step, cost, readout)
+
+
+_cached_program = functools.lru_cache(maxsize=64)(_program)
+
+
+def program(task: Task, learner: Learner, policy: Policy, steps: int) -> Program:
+    """The training loop as a `Program` that closes over no array; one object for equal arguments, so it compiles once."""
+    functions = Task(task.init, task.losses, None, None, target_losses=task.target_losses)
+    try:
+        return _cached_program(functions, learner, policy, steps)
+    except TypeError:  # something unhashable among the arguments: build it anew, which only costs compilation
+        return _program(functions, learner, policy, steps)
+
+
+def check_phi(policy: Policy, phi: PyTree, steps: int, n_examples: int, batch: int) -> None:
+    """Fail, naming both, when φ is not of the shapes that ``policy.init`` gives for this run."""
+    expected = jax.eval_shape(lambda: policy.init(steps, n_examples, batch))
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (phi, expected)]
+    if jax.tree.structure(phi) != jax.tree.structure(expected) or shapes[0] != shapes[1]:
+        raise InputError(
+            f"phi has shapes {shapes[0]}: policy {policy.name} for {steps} steps, {n_examples} examples and batch {batch} "
+            f"needs {shapes[1]}; start from policy.init"
+        )
+
+
+def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int, key: Array, **held_out: PyTree):
+    """Check everything, then (`Inputs`, first carry) of a run; ``held_out`` samples are watched along it."""
+    if not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
+    learners.check(task, learner)
+    n_examples = learners.examples(task.train)
+    batch = learners.batch_size(learner, n_examples)
+    check_phi(policy, phi, steps, n_examples, batch)
+    key_init, key_order = jax.random.split(key)
+    params = task.init(key_init)
+    index = None if learner.batch_size is None else learners.order(key_order, steps, n_examples, batch)
+    shared, rows = split(policy, phi)
+    data = {"train": task.train, "target": task.target, **held_out}
+    return Inputs(shared, rows, (jnp.arange(steps, dtype=jnp.int32), index), data), (params, learner.optimiser.init(params))
+
+
+@functools.partial(jax.jit, static_argnames=("program", "adjoint"))
+def _run(program: Program, adjoint: Adjoint, inputs: Inputs, carry: PyTree):
+    costs, last, seen = adjoints.differentiable(program, adjoint)(inputs, carry)
+    first = {name: program.readout(carry, carry, inputs.data)[name] for name in seen if name != "step_lengths"}
+    curves = {name: jnp.concatenate([first[name][None], seen[name]]) for name in first}
+    return costs, last, seen["step_lengths"], curves
+
+
+def train(
+    task: Task,
+    learner: Learner,
+    policy: Policy,
+    phi: PyTree,
+    *,
+    steps: int,
+    key: Array,
+    adjoint: Adjoint | None = None,
+) -> Curve:
+    """Train with a policy: θ_{t+1} = θ_t + r_t u(Σ_n γ[n,t] ∇ℓ_n(θ_t)) for t = 0 … T−1.
+
+    Args:
+      task: what is learned.
+      learner: optimiser, batch size, chunk size.
+      policy, phi: the weights; ``policy.init`` gives uniform ones.
+      steps: T ≥ 1.
+      key: split into initialisation and order of examples.
+      adjoint: how a derivative in ``phi`` is computed; None: `olm.adjoint.segmented`.
+
+    Returns:
+      A `Curve`: losses in nats at θ_0 … θ_T. Reverse mode reaches ``phi`` through ``target`` and ``params`` only.
+
+    Raises:
+      InputError: for steps below 1, a batch larger than N, losses or φ of a wrong shape or dtype.
+
+    Source: Gu et al. 2024, Eq. 1 and 2.
+
+    >>> import optax, olm
+    >>> task = olm.Task(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, train=jnp.array([0.0, 2.0]), target=jnp.ones(1))
+    >>> policy = olm.policy.uniform()
+    >>> olm.train(task, olm.Learner(optax.sgd(0.25)), policy, (), steps=2, key=jax.random.key(0)).target.tolist()
+    [1.0, 0.25, 0.0625]
+    """
+    arguments, carry = inputs(task, learner, policy, phi, steps, key, test=task.test)
+    loop = program(task, learner, policy, steps)
+    costs, (params, _), lengths, curves = _run(loop, adjoint or adjoints.segmented(), arguments, carry)
+    return Curve(costs, curves.get("test"), lengths, params)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "adjoint"))
+def _compiled_sweep(program: Program, adjoint: Adjoint, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
+    return adjoint.sweep(program, inputs, carry, weights)
+
+
+def sweep(loop: Program, adjoint: Adjoint, arguments: Inputs, carry: PyTree, objective: Objective, steps: int) -> Sweep:
+    """Forward and backward over a run: the target curve, what was watched, and the gradients of the objective."""
+    weights = jnp.asarray(objective.weights(steps), jnp.result_type(float))
+    if adjoint.traceable:
+        return _compiled_sweep(loop, adjoint, arguments, carry, weights)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, carry))):
+        raise InputError(f"the {adjoint.name} adjoint runs on the host: call it outside jax.jit, or use olm.adjoint.segmented()")
+    return adjoint.sweep(loop, arguments, carry, weights)
+
+
+def policy_gradient(
+    task: Task,
+    learner: Learner,
+    policy: Policy,
+    phi: PyTree,
+    *,
+    steps: int,
+    key: Array,
+    objective: Objective | None = None,
+    adjoint: Adjoint | None = None,
+) -> tuple[Array, PyTree]:
+    """The objective of a whole training run and its exact gradient with respect to the policy.
+
+    Args:
+      task, learner, policy, phi, steps, key: as for `train`; the test set is not touched.
+      objective: `olm.objective.area` (default), ``final`` or ``weighted``.
+      adjoint: None: `olm.adjoint.segmented`.
+
+    Returns:
+      (value, gradient): a scalar in nats, and a pytree like ``phi``. Works under ``jax.jit`` (host-driven adjoints do not).
+
+    Raises:
+      InputError: as `train`; also for a host-driven adjoint under tracing.
+
+    Source: Gu et al. 2024, Eq. 6 and 22.
+
+    >>> import optax, olm
+    >>> task = olm.Task(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, train=jnp.array([0.0, 2.0]), target=jnp.ones(1))
+    >>> learner, policy = olm.Learner(optax.sgd(0.25)), olm.policy.table()
+    >>> value, gradient = olm.policy_gradient(task, learner, policy, policy.init(1, 2, 2), steps=1, key=jax.random.key(0))
+    >>> value.tolist(), gradient.tolist()
+    (0.25, [[-0.0, -1.0]])
+    """
+    arguments, carry = inputs(task, learner, policy, phi, steps, key)
+    loop = program(task, learner, policy, steps)
+    objective = objective or area()
+    result = sweep(loop, adjoint or adjoints.segmented(), arguments, carry, objective, steps)
+    value = jnp.dot(jnp.asarray(objective.weights(steps), result.costs.dtype), result.costs)
+    return value, join(result.gradients.shared, result.gradients.rows)
+
+
+def uniform_phi(policy: Policy, task: Task, learner: Learner, steps: int) -> Any:
+    """``policy.init`` for this task and learner."""
+    n_examples = learners.examples(task.train)
+    return policy.init(steps, n_examples, learners.batch_size(learner, n_examples))
