@@ -201,6 +201,8 @@ def test_the_distribution_reads_off_shares_and_effective_sample() -> None:
     x, y = lines[0].get_data()
     assert y[np.flatnonzero(x == 1.0)[0]] == 1.0 and y[np.flatnonzero(x < 1.0)].tolist() == [0.0]
     assert len(plots.weights_distribution(np.full((50, 4), 0.25)).get_lines()) == 6
+    unnormalised = plots.weights_distribution([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 3.0, 9.0]])
+    assert [line.get_label() for line in unnormalised.get_lines()] == ["uniform", "0 (100%)", "1 (40%)"]  # 12² / (4 · 90)
 
 
 def test_contributions_show_the_weighted_mean() -> None:

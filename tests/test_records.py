@@ -99,6 +99,9 @@ def untyped(tree: Any) -> Any:
 
 @hypothesis.settings(max_examples=50)
 @hypothesis.given(tree=trees)
+@hypothesis.example(
+    tree={"__meta__": np.ones(2), "__format__": np.zeros(3), "__meta__~": None, "a/b": np.ones(1), "a": {"b": np.zeros(1)}}
+)
 def test_any_tree_comes_back_bit_for_bit(tmp_path: Path, tree: Any) -> None:
     path = save_arrays(tmp_path / "a.npz", tree)
     assert same(load_arrays(path, like=tree), tree)
@@ -114,6 +117,7 @@ def test_keys_are_readable_and_equal_trees_give_equal_bytes(tmp_path: Path) -> N
     first = save_arrays(tmp_path / "a.npz", tree, {"policy": "table", "config": {"lower": float("-inf")}})
     second = save_arrays(tmp_path / "b.npz", tree, {"policy": "table", "config": {"lower": float("-inf")}})
     assert first.read_bytes() == second.read_bytes()
+    assert {entry.date_time for entry in zipfile.ZipFile(first).infolist()} == {(1980, 1, 1, 0, 0, 0)}  # not the time of writing
     keys = {"__format__", "__meta__", "params/0/w", "optimiser/count", "optimiser/moments/0", "optimiser/moments/1"}
     assert set(np.load(first)) == keys
     assert load_meta(first) == {"policy": "table", "config": {"lower": -math.inf}}
@@ -424,8 +428,9 @@ def test_a_resume_names_every_field_that_differs(tmp_path: Path) -> None:
     assert 'bound is "Infinity" there and 1.0 here' in text and "evaluations" not in text and "rate" not in text
     assert contents(tmp_path) == before
     more = {**CONFIG, "search": {"evaluations": 9, "rate": None}}
-    with pytest.raises(InputError, match=r"search\.evaluations is 4 there and 9 here"):
-        Run.resume(tmp_path / "run", more)
+    for too_little in ((), {"search.evaluation"}, {"sea"}):
+        with pytest.raises(InputError, match=r"search\.evaluations is 4 there and 9 here"):
+            Run.resume(tmp_path / "run", more, may_change=too_little)
     with Run.resume(tmp_path / "run", more, may_change=["search"]) as run:
         assert run.config == more == Run.open(run.path).config
 

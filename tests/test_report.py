@@ -103,8 +103,8 @@ def test_a_finished_run_is_told_in_full(full: Path) -> None:
     page = Page(full)
     for shown in (
         "perceptron: run", "4×", "8.12× to the first crossing", "0.5124", "0.82", "1.07", "4.4 → 8.8", "bits over bits",
-        "1 min 23 s", "kept: number 3", "evaluation 2:", "task.examples 6", "bound ∞", "jax 0.10.2", "1 × cpu: cpu", "Learning rates (4 runs)",
-        "olm search perceptron --out 'my run'", f"olm search --resume {full.parent}", "curves.npz",
+        "1 min 23 s", "kept: number 3", "evaluation 2:", "task.examples 6", "bound ∞", "jax 0.10.2", "1 × cpu: cpu",
+        "Learning rates (4 runs)", "olm search perceptron --out 'my run'", f"olm search --resume {full.parent}", "curves.npz",
     ):  # fmt: skip
         assert shown in page.text, shown
     assert "not there" not in page.text
@@ -204,7 +204,7 @@ def test_odd_values_do_not_stop_the_page(tmp_path: Path) -> None:
         "no positive learning_rate",
     ):
         assert shown in page.text, shown
-    assert len(page.all("img")) == 1
+    assert len(page.all("img")) == 1 and "held-out data" not in page.text
 
 
 def test_figures_are_svg_and_png_of_everything_there_is(full: Path, tmp_path: Path) -> None:

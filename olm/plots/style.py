@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from olm.errors import InputError
-from olm.records import atomic_write
+from olm.records.files import atomic_write, explained
 
 __all__ = ["new_figure", "save", "style"]
 
@@ -125,10 +125,8 @@ def save(figure: Any, folder: str | os.PathLike[str], name: str) -> tuple[Path, 
     import matplotlib
 
     folder = Path(folder)
-    try:
+    with explained(folder, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder} for figures: {error.strerror or error}") from error
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         svg = atomic_write(
             folder / f"{name}.svg", lambda file: figure.savefig(file, format="svg", dpi=160, metadata={"Date": None})

@@ -105,7 +105,7 @@ def save_arrays(
             continue
         name = _word(steps)
         array = _array(leaf, name)
-        while name in used:  # {"a/b": …} beside {"a": {"b": …}}
+        while name in used:  # a key may be called __meta__
             name += "~"
         used.add(name)
         record = {"path": steps, "name": name}
