@@ -14,15 +14,23 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import _bench
 
 AUTHORS_100_STEPS_S = {"forward": 0.17, "backward": 0.84}  # the authors' release on a comparable two-core machine
 
 
-def olm_side(task: Any, steps: int, key: Any, rate: float) -> dict[str, Callable[[Any], Any]]:
-    """olm's iterations by name: weights [T, N] to new weights; "gradient" gives the objective and its gradient."""
+class Iteration(NamedTuple):
+    """One iteration of an olm search: ``init(phi) -> state`` and ``step(phi, state) -> (phi, state)``."""
+
+    init: Callable[[Any], Any]
+    step: Callable[[Any, Any], tuple[Any, Any]]
+
+
+def olm_side(task: Any, steps: int, key: Any, rate: float) -> tuple[Callable[[Any], Any], dict[str, Iteration]]:
+    """olm's objective with its gradient, as a function of the weights [T, N], and its iterations by name."""
     import jax
     import optax
 
@@ -33,19 +41,19 @@ def olm_side(task: Any, steps: int, key: Any, rate: float) -> dict[str, Callable
     def gradient(weights: Any) -> Any:
         return olm.policy_gradient(task, learner, policy, weights, steps=steps, key=key, adjoint=olm.adjoint.direct())
 
-    def iteration(method: Any) -> Callable[[Any], Any]:
+    def iteration(method: Any) -> Iteration:
         @jax.jit
-        def step(weights: Any) -> Any:
-            state = method.init(policy, weights)
-            return method.update(policy, weights, gradient(weights)[1], state, rate)[0]
+        def update(weights: Any, direction: Any, value: Any, state: Any) -> tuple[Any, Any]:
+            return method.update(policy.feasible, weights, direction, value, state, 1.0)[:2]
 
-        return step
+        def step(weights: Any, state: Any) -> tuple[Any, Any]:
+            value, direction = gradient(weights)
+            return update(weights, direction, value, state)
 
-    return {
-        "gradient": jax.jit(gradient),
-        "projected gradient": iteration(olm.search.projected_gradient()),
-        "mirror descent": iteration(olm.search.mirror_descent()),
-    }
+        return Iteration(partial(method.init, policy.feasible), step)
+
+    methods = {"projected gradient": olm.search.projected_gradient(rate), "mirror descent": olm.search.mirror_descent()}
+    return gradient, {name: iteration(method) for name, method in methods.items()}
 
 
 def torch_setting(task: Any, start: Any) -> Any:
@@ -77,9 +85,7 @@ def fastest(setting: Any, weights: Any) -> tuple[int, Any, list[dict[str, Any]]]
     return best["threads"], best["batching"], rows
 
 
-def measure(
-    setting: Any, batching: Any, olm: dict[str, Callable[[Any], Any]], phi: Any, args: Any, pool: Any, rate: float
-) -> dict[str, Any]:
+def measure(setting: Any, batching: Any, olm: tuple[Any, dict[str, Iteration]], phi: Any, args: Any, pool: Any) -> dict[str, Any]:
     """Agreement of the gradients at the weights ``phi`` [T, N], then the times of both sides' parts, taken in turn."""
     import jax
     import numpy as np
@@ -94,7 +100,7 @@ def measure(
     def passes() -> None:
         states, losses = peer.forward(setting, weights, batching)
         gradient = peer.backward(setting, weights, states, batching)
-        kept.update(losses=losses, gradient=gradient, moved=weights - rate * gradient)
+        kept.update(losses=losses, gradient=gradient, moved=weights - args.rate * gradient)
 
     def programmes() -> None:
         first = kept["offset"] = kept.get("offset", -1) + 1
@@ -103,13 +109,14 @@ def measure(
 
     def sort() -> None:
         threads = torch.get_num_threads()
-        torch.set_num_threads(args.processes)  # rows are independent and long: sorting gains from every core even where steps do not
+        torch.set_num_threads(args.processes)  # long independent rows gain from every core even where steps do not
         kept["sorted"] = peer.project_sort(kept["moved"])
         torch.set_num_threads(threads)
 
     passes()
     sort()
-    value, gradient = jax.device_get(olm["gradient"](phi))
+    olm_gradient, iterations = olm
+    value, gradient = jax.device_get(olm_gradient(phi))
     ours, theirs = np.asarray(gradient, np.float64), kept["gradient"].double().numpy()
     difference = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
     value_difference = abs(float(value) / float(kept["losses"][1:].double().mean()) - 1)
@@ -119,7 +126,7 @@ def measure(
 
     kept["rows"] = min(args.rows or steps, steps)
     sides = {"passes": passes, "programmes": programmes, "sort": sort}
-    sides |= {name: (lambda name=name: olm[name](phi)) for name in olm if name != "gradient"}
+    sides |= {name: partial(iteration.step, phi, iteration.init(phi)) for name, iteration in iterations.items()}
     for name in sides:
         if name not in ("passes", "programmes"):
             _bench.seconds(sides[name])
@@ -141,8 +148,7 @@ def measure(
     comparisons = {
         f"{label} / olm {name}": _bench.compare(theirs_s, times[name])
         for label, theirs_s in (("published", published), ("sort projection", sorted_))
-        for name in olm
-        if name != "gradient"
+        for name in iterations
     }
     return {
         "gradient_relative_difference": difference,
@@ -170,9 +176,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="times each part is timed, in turn")
     parser.add_argument("--rows", type=int, default=200, help="quadratic programmes solved in a repeat; 0: all T")
     parser.add_argument("--processes", type=int, default=2, help="processes that solve them")
-    parser.add_argument(
-        "--rate", type=float, default=0.01, help="search rate timed: the paper's 5e-6, times T for a mean over steps"
-    )
+    parser.add_argument("--rate", type=float, default=0.01, help="search rate timed: the paper's 5e-6 times its T, for a mean")
     parser.add_argument("--late", type=int, default=30, help="iterations of olm's projected gradient before the sparse weights")
     parser.add_argument("--late-rate", type=float, default=0.4, help="their search rate")
     parser.add_argument("--agreement", type=float, default=1e-4, help="largest relative difference of the two gradients")
@@ -180,7 +184,6 @@ def main() -> None:
     if args.quick:
         args.steps, args.examples, args.repeats, args.rows, args.late = 100, 256, 2, 8, 3
     import jax
-    import torch
     from peers import learning_law_torch as peer
     from peers.simplex_qp import process_pool
 
@@ -195,6 +198,7 @@ def main() -> None:
     task = perceptron(task_key, examples=args.examples)
     setting = torch_setting(task, task.init(jax.random.split(key)[0]))  # a run's key splits into start and order
     phi = table().init(args.steps, args.examples, args.examples)
+    torch = peer.torch
     threads, batching, candidates = fastest(setting, torch.full((100, args.examples), 1 / args.examples))
     torch.set_num_threads(threads)
     _bench.table([{**row, "batching": tuple(row["batching"])} for row in candidates])
@@ -203,12 +207,12 @@ def main() -> None:
     print(f"100 steps: {ours:.3f} s, {ours / limit:.2f} of the authors' {limit:.2f} s; {threads} threads, {tuple(batching)}")
 
     sides = olm_side(task, args.steps, key, args.rate)
-    faster = olm_side(task, args.steps, key, args.late_rate)["projected gradient"]
+    faster = olm_side(task, args.steps, key, args.late_rate)[1]["projected gradient"]
     results = {}
     with process_pool(args.processes) as pool:
         for name in ("uniform", "sparse"):
             print(f"\n{name} weights")
-            result = results[name] = measure(setting, batching, sides, phi, args, pool, args.rate)
+            result = results[name] = measure(setting, batching, sides, phi, args, pool)
             _bench.table([
                 {"iteration": what, "torch s": row["a_median_s"], "olm s": row["b_median_s"], "ratio": row["ratio"],
                  "pairs 25-75%": "{0:.3g}-{2:.3g}".format(*row["pair_ratio_quartiles"])}
@@ -218,7 +222,7 @@ def main() -> None:
             print(f"published: seconds of {rows} programmes times {args.steps}/{rows}; {result['programmes']['statuses']}")
             if name == "uniform":
                 for _ in range(args.late):
-                    phi = faster(phi)
+                    phi, _ = faster.step(phi, faster.init(phi))
     payload = {
         "check_relative_error_float64": error,
         "hundred_steps": {

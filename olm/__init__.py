@@ -6,8 +6,9 @@ compression ratio. `policy_gradient` differentiates J through the whole run, exa
 `find_policy` descends it. Reading order: objective, policy, learner, train, weighted, adjoint, search, law.
 """
 
-from olm import adjoint, errors, learner, objective, policy, simplex, weighted
+from olm import adjoint, errors, learner, objective, policy, search, simplex, weighted
 from olm.objective import acceleration_first, acceleration_ratio, area_under_loss, compression_ratio
+from olm.search import Solution, find_policy
 from olm.train import Curve, policy_gradient, train
 from olm.types import Box, Free, Learner, Policy, Simplex, Task
 from olm.weighted import weighted_gradient

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from olm.errors import InputError
 from olm.types import Array, PyTree
 
-__all__ = ["Adjoint", "Gradients", "Program", "Sweep", "differentiable", "direct", "segmented"]
+__all__ = ["Adjoint", "Gradients", "Inputs", "Program", "Sweep", "differentiable", "direct", "segmented"]
 
 
 class Program(NamedTuple):
@@ -263,9 +263,7 @@ def _in_device_memory(name: str, levels: int, size: int | None) -> Adjoint:
         """Costs [T+1] and `Gradients` from the tape that ``forward`` left; ``carry`` is c_0, ``last`` c_T."""
         end, costate = _finish(program, inputs, last, carry_bar, weights)
         zeros = jax.tree.map(jnp.zeros_like, inputs.shared)
-        costate, shared_bar, rows_bar, costs = _levels_reverse(
-            program, inputs, tape, costate, zeros, weights[:-1], levels, size
-        )
+        costate, shared_bar, rows_bar, costs = _levels_reverse(program, inputs, tape, costate, zeros, weights[:-1], levels, size)
         return jnp.append(costs, end), assemble(carry, costate, shared_bar, rows_bar)
 
     def sweep(program: Program, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
@@ -333,7 +331,13 @@ def carries_kept(steps: int, levels: int) -> int:
     return math.floor(steps / span) + 1 + carries_kept(span, levels - 1)
 
 
-def differentiable(program: Program, adjoint: Adjoint):
+def _instantiated(cotangent: Any) -> Any:
+    """An array of zeros for the symbolic zero of a float output; those of integers are never looked at."""
+    symbolic = isinstance(cotangent, jax.custom_derivatives.SymbolicZero) and cotangent.dtype != jax.dtypes.float0
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if symbolic else cotangent
+
+
+def differentiable(program: Program, adjoint: Adjoint) -> Callable[[Inputs, PyTree], tuple[Array, PyTree, PyTree]]:
     """Make ``run(inputs, carry) -> (costs [T+1], c_T, readouts)``, differentiable in reverse mode by ``adjoint``.
 
     Derivatives reach ``inputs.shared``, ``inputs.rows`` and ``carry``, through the costs and c_T; readouts and data carry
@@ -347,9 +351,18 @@ def differentiable(program: Program, adjoint: Adjoint):
       A function of `Inputs` and a first carry.
 
     Raises:
-      InputError: for an adjoint that the host drives.
+      InputError: for an adjoint that the host drives; for a derivative in ``data``, which would be silently zero.
+
+    >>> program = Program(lambda shared, carry, row, aux, data: carry - row * carry, lambda carry, data: carry**2)
+    >>> run, carry = differentiable(program, direct()), jnp.array(2.0)
+    >>> inputs = Inputs(shared=None, rows=jnp.array([0.5, 0.5]), aux=jnp.arange(2), data=None)
+    >>> run(inputs, carry)[0].tolist()
+    [4.0, 1.0, 0.25]
+    >>> jax.grad(lambda rows: run(inputs._replace(rows=rows), carry)[0][2])(inputs.rows).tolist()
+    [-1.0, -1.0]
     """
-    if adjoint.forward is None or adjoint.backward is None:
+    forward_of, backward_of = adjoint.forward, adjoint.backward
+    if forward_of is None or backward_of is None:
         raise InputError(f"the {adjoint.name} adjoint runs on the host: use it with olm.policy_gradient or olm.find_policy")
 
     def watched(before: PyTree, after: PyTree, data: PyTree):
@@ -366,14 +379,18 @@ def differentiable(program: Program, adjoint: Adjoint):
         return outputs(inputs, carry, last, seen)
 
     def forward(inputs: Inputs, carry: PyTree):
-        last, tape, seen = adjoint.forward(with_costs, inputs, carry)
+        if any(leaf.perturbed for leaf in jax.tree.leaves((inputs.aux, inputs.data))):
+            raise InputError("derivatives reach the policy, not the data: put the task's data under jax.lax.stop_gradient")
+        inputs, carry = jax.tree.map(lambda leaf: leaf.value, (inputs, carry))
+        last, tape, seen = forward_of(with_costs, inputs, carry)
         return outputs(inputs, carry, last, seen), (inputs, carry, last, tape)
 
     def backward(residuals, cotangents):
         inputs, carry, last, tape = residuals
-        weights, carry_bar, _ = cotangents
-        _, gradients = adjoint.backward(program, inputs, carry, last, tape, weights, carry_bar)
+        weights, carry_bar, _ = jax.tree.map(_instantiated, cotangents)
+        _, gradients = backward_of(program, inputs, carry, last, tape, weights, carry_bar)
         return Inputs(gradients.shared, gradients.rows, None, None), gradients.carry
 
-    run.defvjp(forward, backward)
+    # Symbolic zeros tell which arguments a derivative is asked for.
+    run.defvjp(forward, backward, symbolic_zeros=True)
     return run

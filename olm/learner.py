@@ -7,23 +7,27 @@ on the value chosen, which is why it is a setting that a run records.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from olm.errors import InputError
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
-from olm.weighted import weighted_gradient
+from olm.weighted import in_chunks, weighted_gradient
 
 __all__ = ["batch_size", "check", "make_step", "order"]
 
 
-def examples(tree: PyTree) -> int:
-    """The number of examples, the leading axis that all leaves share."""
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
-    if len(sizes) != 1 or sizes == {()}:
-        raise InputError(f"examples need one common leading axis: found leading sizes {sorted(sizes)}")
-    return next(iter(sizes))[0]
+def examples(tree: PyTree, name: str = "examples") -> int:
+    """The number of examples, the leading axis that all leaves share; ``name`` is what an `InputError` calls them."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0] or shapes[0][0] == 0:
+        found = ", ".join(map(str, shapes)) or "no arrays"
+        raise InputError(f"{name} needs arrays with one common leading axis of at least 1: found {found}")
+    return shapes[0][0]
 
 
 def batch_size(learner: Learner, n_examples: int) -> int:
@@ -37,12 +41,19 @@ def batch_size(learner: Learner, n_examples: int) -> int:
       B.
 
     Raises:
-      InputError: when B is not within 1 … N.
+      InputError: when B is not a whole number within 1 … N.
+
+    >>> batch_size(Learner(optax.sgd(0.1)), 8), batch_size(Learner(optax.sgd(0.1), batch_size=3), 8)
+    (8, 3)
     """
     size = n_examples if learner.batch_size is None else learner.batch_size
-    if not 1 <= size <= n_examples:
-        raise InputError(f"batch size {size} with {n_examples} training examples: choose 1 to {n_examples}")
-    return size
+    if not _whole(size) or not 1 <= size <= n_examples:
+        raise InputError(f"batch size {size!r} with {n_examples} training examples: choose 1 to {n_examples}")
+    return operator.index(size)
+
+
+def _whole(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def order(key: Array, steps: int, n_examples: int, batch: int) -> Array:
@@ -71,23 +82,40 @@ def check(task: Task, learner: Learner) -> None:
       task, learner: as for `olm.train`.
 
     Raises:
-      InputError: for losses whose shape is not [B] or whose dtype is not float, and for parameters that are not float.
+      InputError: for losses whose shape is not [B] or whose dtype is not float, for parameters that are not float, for
+        examples without a common leading axis, and for a chunk size below 1.
+
+    >>> task = Task(lambda key: jnp.zeros(2), lambda w, x: x @ w, train=jnp.ones((3, 2)), target=jnp.ones((4, 2)))
+    >>> check(task, Learner(optax.sgd(0.1)))
+    >>> check(task._replace(losses=lambda w, x: x * w), Learner(optax.sgd(0.1)))
+    Traceback (most recent call last):
+    olm.errors.InputError: task.losses gives shape (3, 2) dtype float32: expected one float an example, shape (3,)
     """
+    if learner.chunk_size is not None and not (_whole(learner.chunk_size) and learner.chunk_size >= 1):
+        raise InputError(
+            f"chunk size {learner.chunk_size!r}: give a whole number of at least 1, or None for all examples at once"
+        )
     params = jax.eval_shape(task.init, jax.random.key(0))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             name = jax.tree_util.keystr(path) or "params"
             raise InputError(f"task.init gives {name} dtype {leaf.dtype}: parameters must be float, keep integers in the batch")
-    pairs = [("losses", task.losses, task.train), ("target_losses", task.target_losses or task.losses, task.target)]
-    for name, losses, data in pairs:
-        size = examples(data)
+    on_target = (task.losses, "losses") if task.target_losses is None else (task.target_losses, "target_losses")
+    for losses, name, data, which in (
+        (task.losses, "losses", task.train, "train"),
+        (*on_target, task.target, "target"),
+        *([] if task.test is None else [(*on_target, task.test, "test")]),
+    ):
+        size = examples(data, f"task.{which}")
         got = jax.eval_shape(losses, params, data)
         if not hasattr(got, "shape") or got.shape != (size,) or not jnp.issubdtype(got.dtype, jnp.floating):
             found = f"shape {got.shape} dtype {got.dtype}" if hasattr(got, "shape") else type(got).__name__
-            raise InputError(f"task.{name} gives {found}: expected one float a example, shape ({size},)")
+            raise InputError(f"task.{name} gives {found}: expected one float an example, shape ({size},)")
 
 
-def make_step(task: Task, learner: Learner, policy: Policy, steps: int):
+def make_step(
+    task: Task, learner: Learner, policy: Policy, steps: int
+) -> Callable[[PyTree, tuple[PyTree, PyTree], tuple[Array, Array | None], PyTree], tuple[PyTree, PyTree]]:
     """One step of weighted training as a function that closes over no array.
 
     Args:
@@ -98,9 +126,24 @@ def make_step(task: Task, learner: Learner, policy: Policy, steps: int):
     Returns:
       ``step(phi_t, (params, opt_state), (t, index), data) -> (params, opt_state)``, ``data`` a dict with ``train`` and
       ``target``, ``index`` None for full batch.
+
+    >>> from olm import policy
+    >>> task = Task(None, lambda w, x: (x - w) ** 2, train=None, target=None)
+    >>> learner, data = Learner(optax.sgd(0.25)), {"train": jnp.array([0.0, 2.0]), "target": None}
+    >>> step = make_step(task, learner, policy.table(), steps=1)
+    >>> params, state = step(jnp.array([0.0, 1.0]), (jnp.array(0.0), learner.optimiser.init(0.0)), (0, None), data)
+    >>> float(params)
+    1.0
     """
     gradient = weighted_gradient(task.losses, learner.chunk_size)
-    functions = task._replace(train=None, target=None, test=None)
+    # Features see losses that come in chunks too, or a policy with features would need all activations at once.
+    functions = task._replace(
+        losses=in_chunks(task.losses, learner.chunk_size),
+        target_losses=task.target_losses and in_chunks(task.target_losses, learner.chunk_size),
+        train=None,
+        target=None,
+        test=None,
+    )
 
     def step(phi_t: PyTree, carry: tuple[PyTree, PyTree], aux: tuple[Array, Array | None], data: PyTree):
         params, state = carry

@@ -373,7 +373,7 @@ def _drive(program: Program, cut: _Cut, first: PyTree, schedule: tuple[Action, .
             case ("advance", _):
                 carry = rebuild(state["carry"])
     # Readouts are taken when a segment is first run.
-    reached = max((1 + segment for kind, segment in schedule[:begin] if kind == "advance"), default=0)
+    reached = 0 * max((1 + segment for kind, segment in schedule[:begin] if kind == "advance"), default=0)
 
     with _bar(schedule, begin) if progress else nullcontext(lambda position: None) as tick:
         for position in range(begin, len(schedule)):

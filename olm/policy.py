@@ -8,15 +8,17 @@ numbers; `learning_rate` leaves the weights uniform and scales each step. A poli
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from olm.errors import InputError
+from olm.records import load_arrays, load_meta, save_arrays
 from olm.simplex import broadcast_prefix
 from olm.types import Array, Box, Free, Policy, PyTree, Simplex, Task, Time
 
-__all__ = ["join", "learning_rate", "loss_features", "piecewise", "scorer", "split", "static", "table", "uniform"]
+__all__ = ["join", "learning_rate", "load", "loss_features", "piecewise", "save", "scorer", "split", "static", "table", "uniform"]
 
 
 @functools.cache
@@ -120,8 +122,8 @@ def piecewise(pieces: int = 8) -> Policy:
 def loss_features(task: Task, params: PyTree, batch: PyTree, target: PyTree) -> Array:
     """Margin and loss of each example at θ_t, [B, 2].
 
-    The margin is the log-odds of the right answer, log(p / (1−p)) with p = e^(−ℓ); for the perceptron it is exactly
-    (2y − 1) θ·z. It is taken at ℓ ≥ 10⁻⁶ so that learned examples have a finite one (13.8).
+    The margin is the log-odds of the right answer, log(p / (1−p)) = −ℓ − log(1 − e^(−ℓ)) with p = e^(−ℓ); for the perceptron
+    it is exactly (2y − 1) θ·z. It is taken at ℓ ≥ 10⁻⁶ so that learned examples have a finite one (13.8).
 
     Args:
       task: supplies the losses.
@@ -129,9 +131,15 @@ def loss_features(task: Task, params: PyTree, batch: PyTree, target: PyTree) -> 
 
     Returns:
       [B, 2]: margin (nats), loss (nats).
+
+    >>> task = Task(init=None, losses=lambda w, x: x * w, train=None, target=None)
+    >>> loss_features(task, 1.0, jnp.array([jnp.log(2.0), 100.0]), None).round(2).tolist()
+    [[0.0, 0.69], [-100.0, 100.0]]
     """
     losses = task.losses(params, batch)
-    return jnp.stack([-jnp.log(jnp.expm1(jnp.maximum(losses, 1e-6))), losses], axis=-1)
+    floored = jnp.maximum(losses, 1e-6)
+    # Not −log(expm1(ℓ)), which is −∞ from ℓ = 89 on in float32.
+    return jnp.stack([-floored - jnp.log(-jnp.expm1(-floored)), losses], axis=-1)
 
 
 @functools.cache
@@ -150,12 +158,10 @@ def scorer() -> Policy:
     """
 
     def weights(phi_t: Array, t: Time, index: Array, features: Array) -> Array:
-        slope = phi_t[0] + phi_t[1] * (t.step / t.steps)
+        slope = phi_t[0] + phi_t[1] * (jnp.asarray(t.step, phi_t.dtype) / t.steps)
         return jax.nn.softmax(features @ slope)
 
-    return Policy(
-        "scorer", lambda steps, examples, batch: jnp.zeros((2, 2)), weights, False, Free(), features=loss_features
-    )
+    return Policy("scorer", lambda steps, examples, batch: jnp.zeros((2, 2)), weights, False, Free(), features=loss_features)
 
 
 @functools.cache
@@ -215,3 +221,70 @@ def join(shared: PyTree, rows: PyTree) -> PyTree:
     {'a': 1, 'b': 2}
     """
     return jax.tree.map(lambda a, b: b if a is None else a, shared, rows, is_leaf=lambda x: x is None)
+
+
+def save(path: str | Path, policy: Policy, phi: PyTree) -> Path:
+    """Write a policy and its parameters to one ``.npz``, atomically and without pickling.
+
+    Args:
+      path: file to write.
+      policy, phi: a policy of this module (others: keep φ with `olm.records.save_arrays`).
+
+    Returns:
+      The path.
+
+    >>> import tempfile
+    >>> path = save(tempfile.mkdtemp() + "/policy.npz", table(), jnp.ones((1, 1)))
+    >>> policy, phi = load(path)
+    >>> policy.name, phi.shape
+    ('table', (1, 1))
+    """
+    return save_arrays(path, phi, {"policy": policy.name, "config": dict(policy.config)})
+
+
+def load(path: str | Path) -> tuple[Policy, PyTree]:
+    """Read what `save` wrote.
+
+    Args:
+      path: file to read.
+
+    Returns:
+      (policy, φ).
+
+    Raises:
+      InputError: for a file that is missing, cut short, not a policy, or of a policy class that this version lacks.
+
+    No example: see `save`.
+    """
+    meta = load_meta(path)
+    policy = named(meta.get("policy"), meta.get("config"), f"{path}: ")
+    phi = jax.tree.map(jnp.asarray, load_arrays(path))
+    return policy, phi if jax.tree.leaves(phi) else ()
+
+
+NAMES = ("uniform", "table", "static", "piecewise", "scorer", "learning_rate")
+
+
+def named(name: object, config: object = None, where: str = "") -> Policy:
+    """A policy of this module by name.
+
+    Args:
+      name: one of ``NAMES``.
+      config: its arguments as a dict.
+      where: put before an error's message.
+
+    Returns:
+      A `Policy`.
+
+    Raises:
+      InputError: for an unknown name or arguments it does not take.
+
+    >>> named("piecewise", {"pieces": 4}).config
+    (('pieces', 4),)
+    """
+    if name not in NAMES:
+        raise InputError(f"{where}unknown policy {name!r}: choose one of {', '.join(NAMES)}")
+    try:
+        return globals()[name](**(config or {}))
+    except TypeError as error:
+        raise InputError(f"{where}policy {name}: {error}") from None

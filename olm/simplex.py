@@ -44,6 +44,9 @@ def map_constraints(function: Callable[..., PyTree], feasible: PyTree, phi: PyTr
 
     Returns:
       A pytree of ``phi``'s structure.
+
+    >>> map_constraints(lambda constraint, x: x if constraint == Free() else 0 * x, {"a": Box(), "b": Free()}, {"a": 1, "b": 2})
+    {'a': 0, 'b': 2}
     """
     return jax.tree.map(function, broadcast_prefix(feasible, phi), phi, *rest)
 

@@ -24,7 +24,7 @@ from olm.errors import InputError
 from olm.objective import Objective, area
 from olm.policy import join, split
 from olm.types import Array, Learner, Policy, PyTree, Task
-from olm.weighted import mean_loss
+from olm.weighted import example_losses, mean_loss
 
 __all__ = ["Curve", "policy_gradient", "train"]
 
@@ -53,12 +53,16 @@ class Curve:
     def _repr_html_(self) -> str:
         from olm.plots import learning, style
 
-        return style.inline(lambda: learning.curves({"target": self.target, "test": self.test}))
+        losses = self.target if self.test is None else self.test
+        label = "target loss" if self.test is None else "test loss"
+        return style.inline(lambda ax: learning.loss_curves(np.asarray(losses), ax=ax, label=label))
 
 
 def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> Program:
     step_of = learners.make_step(functions, learner, policy, steps)
-    target_loss = mean_loss(functions.target_losses or functions.losses, learner.chunk_size)
+    target_losses = functions.target_losses or functions.losses
+    target_loss = mean_loss(target_losses, learner.chunk_size)
+    each_loss = example_losses(target_losses, learner.chunk_size)
 
     def step(shared: PyTree, carry: PyTree, row: PyTree, aux: PyTree, data: PyTree) -> PyTree:
         return step_of(join(shared, row), carry, aux, data)
@@ -68,8 +72,12 @@ def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> P
 
     def readout(before: PyTree, after: PyTree, data: PyTree) -> dict[str, Array]:
         length = optax.tree.norm(jax.tree.map(jnp.subtract, after[0], before[0]))
-        held_out = {name: target_loss(after[0], data[name]) for name in ("test", "validation") if data.get(name) is not None}
-        return {"step_lengths": length, **held_out}
+        seen = {"step_lengths": length}
+        if data.get("test") is not None:
+            seen["test"] = target_loss(after[0], data["test"])
+        if data.get("validation") is not None:
+            seen["validation"] = each_loss(after[0], data["validation"])
+        return seen
 
     return Program(step, cost, readout)
 
@@ -90,11 +98,16 @@ def check_phi(policy: Policy, phi: PyTree, steps: int, n_examples: int, batch: i
     """Fail, naming both, when φ is not of the shapes that ``policy.init`` gives for this run."""
     expected = jax.eval_shape(lambda: policy.init(steps, n_examples, batch))
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (phi, expected)]
-    if jax.tree.structure(phi) != jax.tree.structure(expected) or shapes[0] != shapes[1]:
+    # A lone scalar has the shape (), which is also an empty tree.
+    structures = {jax.tree.structure(tree) for tree in (phi, expected)}
+    if len(structures) > 1 or shapes[0] != shapes[1]:
         raise InputError(
             f"phi has shapes {shapes[0]}: policy {policy.name} for {steps} steps, {n_examples} examples and batch {batch} "
             f"needs {shapes[1]}; start from policy.init"
         )
+    for leaf in jax.tree.leaves(phi):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise InputError(f"phi has dtype {jnp.result_type(leaf)}: policy {policy.name} needs float parameters")
 
 
 def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int, key: Array, **held_out: PyTree):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from olm.types import Array, PyTree
 
-__all__ = ["mean_loss", "weighted_gradient"]
+__all__ = ["in_chunks", "mean_loss", "weighted_gradient"]
 
 Losses = Callable[[PyTree, PyTree], Array]
 
@@ -38,6 +38,32 @@ def _chunks(tree: PyTree, size: int, chunk_size: int) -> PyTree:
         return jnp.concatenate([x, filler]).reshape(-1, chunk_size, *x.shape[1:])
 
     return jax.tree.map(reshape, tree)
+
+
+def in_chunks(losses: Losses, chunk_size: int | None) -> Losses:
+    """The same losses, ``chunk_size`` examples at a time; reverse mode computes a chunk's activations again.
+
+    Args:
+      losses: ``losses(params, batch) -> [B]``.
+      chunk_size: examples at once; None: ``losses`` itself.
+
+    Returns:
+      A function like ``losses``.
+
+    >>> in_chunks(lambda w, x: w * x, 2)(2.0, jnp.array([1.0, 2.0, 3.0])).tolist()
+    [2.0, 4.0, 6.0]
+    """
+    if chunk_size is None:
+        return losses
+
+    def chunked(params: PyTree, batch: PyTree) -> Array:
+        size = _size(batch)
+        if chunk_size >= size:
+            return losses(params, batch)
+        part = jax.checkpoint(lambda b: losses(params, b))
+        return jax.lax.map(part, _chunks(batch, size, chunk_size)).reshape(-1)[:size]
+
+    return chunked
 
 
 def weighted_gradient(losses: Losses, chunk_size: int | None = None) -> Callable[[PyTree, Array, PyTree], PyTree]:
@@ -146,3 +172,26 @@ def mean_loss(losses: Losses, chunk_size: int | None = None) -> Callable[[PyTree
         return total / size
 
     return mean
+
+
+def example_losses(losses: Losses, chunk_size: int | None = None) -> Losses:
+    """The same losses, evaluated one chunk of examples at a time.
+
+    Args:
+      losses: ``losses(params, batch) -> [B]``.
+      chunk_size: examples at once; None: all.
+
+    Returns:
+      A function of params and batch to [B].
+
+    >>> example_losses(lambda w, x: (x - w) ** 2, chunk_size=2)(jnp.array(0.0), jnp.array([1.0, 2.0, 3.0])).tolist()
+    [1.0, 4.0, 9.0]
+    """
+
+    def each(params: PyTree, batch: PyTree) -> Array:
+        size = _size(batch)
+        if chunk_size is None or chunk_size >= size:
+            return losses(params, batch)
+        return jax.lax.map(lambda part: losses(params, part), _chunks(batch, size, chunk_size)).reshape(-1)[:size]
+
+    return each

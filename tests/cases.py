@@ -161,7 +161,9 @@ def relative_error(found: PyTree, expected: PyTree) -> float:
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
     assert all(np.shape(a) == np.shape(b) for a, b in pairs), [(np.shape(a), np.shape(b)) for a, b in pairs]
-    flat = [np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in side] or [np.zeros(0)]) for side in zip(*pairs, strict=True)]
+    flat = [
+        np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in side] or [np.zeros(0)]) for side in zip(*pairs, strict=True)
+    ]
     if not flat:  # no parameters: nothing to compare
         return 0.0
     size = np.linalg.norm(flat[1])

@@ -6,8 +6,10 @@ one programme, handed to cvxpy's default solver in a process pool. A module with
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ from contextlib import contextmanager
 from multiprocessing.pool import Pool
 
 import numpy as np
+
+if importlib.util.find_spec("cvxpy") is None:
+    sys.exit("cvxpy, which the PyTorch peer projects with, is not installed: run `make peer` first")
 
 
 def project_row(row: np.ndarray) -> tuple[np.ndarray, float, str]:

@@ -5,8 +5,10 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; lines di
 
 from __future__ import annotations
 
+import base64
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,29 @@ def save(figure: Any, folder: str | os.PathLike[str], name: str) -> tuple[Path, 
             folder / f"{name}.png", lambda file: figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
         )
     return svg, png
+
+
+def inline(*panels: Callable[[Any], Any]) -> str:
+    """An HTML image of panels side by side, for ``_repr_html_``.
+
+    Args:
+      panels: functions that draw on the axes they are given.
+
+    Returns:
+      One ``<img>`` element with the picture inside it.
+
+    >>> inline(lambda ax: ax.plot([1, 2]))[:31]
+    '<img src="data:image/png;base64'
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
+        for panel, ax in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+            panel(ax)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="figure">'
 
 
 def numbers(values: Any, what: str, dimensions: int = 1) -> np.ndarray:

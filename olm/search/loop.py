@@ -1,0 +1,437 @@
+"""The search: evaluate a policy, move down its gradient, keep what validation prefers.
+
+One evaluation is one training run and its adjoint. A step that raises the objective sharply is taken again from the best
+point so far at half the size; that evaluation counts too, and its row says so. Everything the search will do next is a
+function of its state, so a run folder continues bit for bit from the last state that reached the disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+from olm.adjoint import Adjoint, segmented
+from olm.errors import InputError
+from olm.objective import Objective, area
+from olm.policy import join, table
+from olm.records import Run, fingerprint, versions
+from olm.search.guard import Targets, convincing, targets
+from olm.search.methods import Method, mirror_descent
+from olm.search.solution import Solution, compare
+from olm.simplex import effective_sample_size, map_constraints
+from olm.train import inputs, program, sweep, train, uniform_phi
+from olm.types import Learner, Policy, PyTree, Simplex, Task
+
+__all__ = ["find_policy"]
+
+SHARP = 1.05
+"""A step is taken again when the watched objective exceeds this many times the best one so far."""
+
+RETRIES = 4
+"""So many non-finite evaluations in a row, each at a tenth of the step before, end the search."""
+
+SAVE_EVERY_SECONDS = 20.0
+
+
+class _Point(NamedTuple):
+    """Where the search stands: φ with the method's state, and the gradient there once it is known."""
+
+    phi: PyTree
+    method: PyTree
+    gradient: PyTree
+
+
+class _State(NamedTuple):
+    """Arrays that a continued search needs: the point to evaluate next, the best point to return to, the best φ."""
+
+    phi: PyTree
+    method: PyTree
+    anchor: _Point
+    best_phi: PyTree
+
+
+class _Book(NamedTuple):
+    """Numbers that a continued search needs, kept in the state's metadata."""
+
+    rows: int = 0
+    scale: float = 1.0
+    failures: int = 0
+    anchor_value: float = math.inf
+    best_value: float = math.inf
+    best_evaluation: int = 0
+    status: str = "running"
+    message: str = ""
+
+
+class _Evaluation(NamedTuple):
+    objective: float
+    validation: float | None
+    final: float
+    gradient: PyTree
+
+    @property
+    def watched(self) -> float:
+        """What decides: the validation objective, or without one the objective itself."""
+        return self.objective if self.validation is None else self.validation
+
+
+@functools.partial(jax.jit, static_argnames=("method", "feasible"))
+def _jitted_update(method: Method, feasible: PyTree, phi: PyTree, gradient: PyTree, value: float, state: PyTree, scale: float):
+    return method.update(feasible, phi, gradient, value, state, scale)
+
+
+@functools.partial(jax.jit, static_argnames="feasible")
+def _sample_share(feasible: PyTree, phi: PyTree):
+    """Mean effective sample size of the simplex rows, as a share of their length; NaN where there are none."""
+
+    def share(constraint: Any, leaf: Any):
+        return jnp.mean(effective_sample_size(leaf)) / leaf.shape[-1] if isinstance(constraint, Simplex) else jnp.nan
+
+    shares = jax.tree.leaves(map_constraints(share, feasible, phi))
+    return jnp.mean(jnp.stack([jnp.asarray(s) for s in shares])) if shares else jnp.nan
+
+
+def _describe(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": values["name"], **dict(values["config"])}
+
+
+def find_policy(
+    task: Task,
+    learner: Learner,
+    *,
+    steps: int,
+    key: Any,
+    policy: Policy | None = None,
+    method: Method | None = None,
+    evaluations: int = 40,
+    objective: Objective | None = None,
+    target_draws: int = 4096,
+    validation_fraction: float = 0.25,
+    patience: int | None = None,
+    adjoint: Adjoint | None = None,
+    phi: PyTree = None,
+    run_dir: str | Path | Run | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Solution:
+    """Find the policy under which a model learns fastest: minimise J(φ) = (1/T) Σ_{t=1..T} L(θ_t) over the feasible set.
+
+    Args:
+      task, learner: what is learned, and how.
+      steps: T, training steps of one run.
+      key: splits into initialisation, order of examples (both fixed over the search) and target samples.
+      policy: the class searched; None: `olm.policy.table`.
+      method: None: `olm.search.mirror_descent`.
+      evaluations: training runs with their adjoints that may be spent; a step taken again counts, the baseline does not.
+      objective: None: `olm.objective.area`.
+      target_draws: fresh target examples an evaluation where the task can draw; 0: the fixed target set.
+      validation_fraction: share of a fixed target set kept back to choose what is returned; 0: none, as in the paper.
+      patience: stop when validation has not improved for so many evaluations; None: spend them all.
+      adjoint: None: `olm.adjoint.segmented`.
+      phi: where to start; None: uniform weights.
+      run_dir: a folder for metrics, state, policy, parameters and summary (or an open `olm.records.Run`); None: nothing is written.
+      resume: continue the search that ``run_dir`` holds; ``evaluations`` may be larger than before.
+      progress: show a bar with the objective and the time left.
+
+    Returns:
+      A `Solution`: the best policy by validation if it beats the start by more than chance, else the start. An interrupt
+      (``KeyboardInterrupt``) and non-finite values end the search with the best so far; ``status`` and ``message`` say so.
+
+    Raises:
+      InputError: for anything that cannot be used as given, before anything is written.
+      StorageError: when the disk fills; the last state on it is intact.
+
+    Source: Gu et al. 2024, section 4.1, with the changes that `olm.search.methods` and `olm.search.guard` describe.
+
+    >>> import optax, olm
+    >>> x = jnp.array([[1.0], [1.0]])
+    >>> task = olm.Task(lambda key: jnp.zeros(1), lambda w, b: (b["y"] - b["x"] @ w) ** 2,
+    ...                 train={"x": x, "y": jnp.array([1.0, -1.0])}, target={"x": x, "y": jnp.array([1.0, 1.0])})
+    >>> solution = olm.find_policy(task, olm.Learner(optax.sgd(0.1)), steps=5, evaluations=5, validation_fraction=0,
+    ...                            key=jax.random.key(0))
+    >>> solution.area_ratio < 1, solution.status
+    (True, 'finished')
+    """
+    if evaluations < 1:
+        raise InputError(f"evaluations is {evaluations}: give at least 1")
+    if patience is not None and patience < 1:
+        raise InputError(f"patience is {patience}: give at least 1, or None")
+    policy, method = policy or table(), method or mirror_descent()
+    objective, adjoint = objective or area(), adjoint or segmented()
+    key_train, key_targets = jax.random.split(key)
+    start = uniform_phi(policy, task, learner, steps) if phi is None else phi
+    # Everything that can be wrong with the input is found here, before a folder is touched.
+    inputs(task, learner, policy, start, steps, key_train)
+    if not jax.tree.leaves(start):
+        raise InputError(f"policy {policy.name} has no parameters to search: choose another, for example olm.policy.table()")
+    objective.weights(steps)
+    sample = targets(task, target_draws, validation_fraction, key_targets)
+
+    settings = {
+        "steps": steps,
+        "evaluations": evaluations,
+        "policy": _describe(policy._asdict()),
+        "method": _describe(method._asdict()),
+        "objective": objective.name,
+        "target_draws": sample.count,
+        "validation_fraction": validation_fraction,
+        "patience": patience,
+        "adjoint": adjoint.name,
+        "batch_size": learner.batch_size,
+        "chunk_size": learner.chunk_size,
+        "start": "uniform" if phi is None else fingerprint(phi),
+        "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
+        "data": fingerprint((task.train, task.target, task.test)),
+    }
+    run = _open(run_dir, settings, resume)
+    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start)
+    try:
+        return search.run(run, evaluations, patience, progress)
+    finally:
+        if run is not None and not isinstance(run_dir, Run):
+            run.close()
+
+
+def _open(run_dir: str | Path | Run | None, settings: dict[str, Any], resume: bool) -> Run | None:
+    if run_dir is None or isinstance(run_dir, Run):
+        return run_dir
+    config = {"search": settings}
+    if resume:
+        return Run.resume(run_dir, config, may_change={"search.evaluations", "search.patience"})
+    return Run.create(run_dir, config)
+
+
+class _Search(NamedTuple):
+    """A search's fixed parts; `run` is the loop."""
+
+    task: Task
+    learner: Learner
+    policy: Policy
+    method: Method
+    objective: Objective
+    adjoint: Adjoint
+    sample: Targets
+    steps: int
+    key: Any
+    start: PyTree
+
+    def evaluate(self, phi: PyTree, number: int) -> _Evaluation:
+        """One training run and its adjoint; ``number`` picks the target draw."""
+        task = self.task._replace(target=self.sample.sample(self.task, number))
+        arguments, carry = inputs(
+            task, self.learner, self.policy, phi, self.steps, self.key, validation=self.sample.validation
+        )
+        loop = program(task, self.learner, self.policy, self.steps)
+        result = sweep(loop, self.adjoint, arguments, carry, self.objective, self.steps)
+        weights = self.objective.weights(self.steps)
+        costs = np.asarray(result.costs, np.float64)
+        validation = None
+        if self.sample.validation is not None:
+            validation = float(self.areas(result.readout["validation"]).mean())
+        gradient = join(result.gradients.shared, result.gradients.rows)
+        finite = all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
+        value = float(np.dot(weights, costs)) if np.isfinite(costs).all() else math.nan
+        return _Evaluation(value if finite else math.nan, validation, float(costs[-1]), gradient)
+
+    def areas(self, losses_TxK: Any) -> np.ndarray:
+        """The objective of each validation example, [K]; L(θ_0) is common to all policies and left out."""
+        return np.asarray(self.objective.weights(self.steps)[1:] @ np.asarray(losses_TxK, np.float64))
+
+    def watched(self, phi: PyTree) -> np.ndarray:
+        """[K] what decides for φ without a gradient: the validation examples' objectives, or of the fixed target set."""
+        sample = self.sample.validation if self.sample.validation is not None else self.sample.fixed
+        arguments, carry = inputs(self.task, self.learner, self.policy, phi, self.steps, self.key, validation=sample)
+        loop = program(self.task, self.learner, self.policy, self.steps)
+        return self.areas(_forward(loop, arguments, carry)["validation"])
+
+    def run(self, run: Run | None, evaluations: int, patience: int | None, progress: bool) -> Solution:
+        state = _State(self.start, self.method.init(self.policy.feasible, self.start),
+                       _Point(self.start, self.method.init(self.policy.feasible, self.start), self.start), self.start)  # fmt: skip
+        book, history = _Book(), []
+        if run is not None and (saved := run.load_state(state)) is not None:
+            state, book = jax.tree.map(jnp.asarray, saved[0]), _Book(**saved[1]["book"])
+            run.truncate_metrics(book.rows)
+            history = run.metrics()
+            book = book._replace(status="running", message="")
+        elif run is not None:
+            run.truncate_metrics(0)
+        bar = _Bar(evaluations, book.rows, progress)
+        clock = saved_at = time.monotonic()
+        try:
+            while book.rows < evaluations and book.status == "running":
+                state, book, row = self.advance(state, book)
+                now = time.monotonic()
+                row["seconds"], clock = now - clock, now
+                history.append(row)
+                if run is not None:
+                    run.append_metrics(row)
+                    if now - saved_at > SAVE_EVERY_SECONDS:
+                        run.save_state(state, {"book": book._asdict()})
+                        saved_at = time.monotonic()
+                bar.show(row)
+                if patience is not None and book.rows - max(book.best_evaluation, 1) >= patience and book.status == "running":
+                    message = f"validation has not improved for {patience} evaluations"
+                    book = book._replace(status="stopped", message=message)
+        except KeyboardInterrupt:
+            book = book._replace(status="interrupted", message=f"interrupted after {book.rows} evaluations: resume to go on")
+            history = history[: book.rows]
+        finally:
+            bar.close()
+        if run is not None:
+            run.save_state(state, {"book": book._asdict()})
+        solution = self.conclude(state, book, history)
+        if run is not None:
+            self.write(run, solution)
+        return solution
+
+    def advance(self, state: _State, book: _Book) -> tuple[_State, _Book, dict[str, Any]]:
+        """One evaluation of ``state.phi``, the verdict, and the next step."""
+        number = book.rows + 1
+        seen = self.evaluate(state.phi, number)
+        book = book._replace(rows=number)
+        row: dict[str, Any] = {
+            "evaluation": number,
+            "objective": seen.objective,
+            "validation": seen.validation,
+            "final": seen.final,
+            "sample_share": float(_sample_share(self.policy.feasible, state.phi)),
+            "scale": book.scale,
+            "accepted": True,
+            "message": "",
+        }
+        finite = math.isfinite(seen.objective) and math.isfinite(seen.watched)
+        if finite and seen.watched < book.best_value:
+            book = book._replace(best_value=seen.watched, best_evaluation=number)
+            state = state._replace(best_phi=state.phi)
+        if finite and seen.watched <= SHARP * book.anchor_value:
+            here = _Point(state.phi, state.method, seen.gradient)
+            if seen.watched <= book.anchor_value:
+                state = state._replace(anchor=here)
+                book = book._replace(anchor_value=seen.watched)
+            book = book._replace(failures=0)
+        else:
+            first = not math.isfinite(book.anchor_value)
+            failures = 0 if finite else book.failures + 1
+            if not finite and (first or failures >= RETRIES):
+                what = "the first evaluation is" if first else f"{failures} evaluations in a row are"
+                hint = "lower the learning rate" if first else "lower the learning rate, or the method's fall or rate"
+                message = f"{what} not finite (objective {seen.objective} at evaluation {number}): {hint}{self.eps_root_hint(first)}"
+                row.update(accepted=False, message=message, rate=0.0)
+                return state, book._replace(status="diverged", message=message, failures=failures), row
+            # Back to the best point, without momentum, with a smaller step.
+            scale = book.scale * (0.5 if finite else 0.1)
+            rise = f"rose to {seen.watched:.5g} from {book.anchor_value:.5g}" if finite else "is not finite"
+            row.update(accepted=False, message=f"objective {rise}: step taken again at scale {scale:.3g}")
+            book = book._replace(scale=scale, failures=failures)
+            here = state.anchor._replace(method=self.method.restart(state.anchor.method))
+        value = seen.objective if row["accepted"] else book.anchor_value
+        phi, method, rate = _jitted_update(
+            self.method, self.policy.feasible, here.phi, here.gradient, value, here.method, book.scale
+        )
+        row["rate"] = float(rate)
+        return state._replace(phi=phi, method=method), book, row
+
+    def eps_root_hint(self, first: bool) -> str:
+        return "; with Adam-like optimisers set eps_root to a positive value" if first else ""
+
+    def conclude(self, state: _State, book: _Book, history: list[dict[str, Any]]) -> Solution:
+        """Look at the last step too, decide between the best evaluation and the start, and run both curves."""
+        phi, best = state.best_phi, book.best_evaluation
+        status, message = book.status, book.message
+        if status == "running":
+            status, message = "finished", f"all {book.rows} evaluations were spent"
+        if book.rows and status != "diverged":
+            last = self.watched(state.phi)
+            if last.mean() < book.best_value:
+                phi, best = state.phi, book.rows + 1
+        if best > 1:
+            base, found = self.watched(self.start), self.watched(phi)
+            enough = convincing(base, found) if self.sample.validation is not None else found.mean() < base.mean()
+            if not enough:
+                phi, best = self.start, 0
+                message += "; nothing found beats the start on validation by more than chance, so the start is returned"
+        else:
+            phi, best = self.start, 0
+        curves = [
+            train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key) for p in (self.start, phi)
+        ]
+        measures = compare(curves[0], curves[1], self.task.alphabet)
+        return Solution(
+            self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures
+        )
+
+    def write(self, run: Run, solution: Solution) -> None:
+        """The run folder's results: policy, parameters, curves, a sample of the weights, summary."""
+        solution.save(run.path / "policy.npz")
+        run.save("params", solution.curve.params)
+        tables = {
+            "baseline_target": solution.baseline.target,
+            "baseline_test": solution.baseline.test,
+            "found_target": solution.curve.target,
+            "found_test": solution.curve.test,
+            **self.weights(solution.phi),
+        }
+        run.save("curves", {name: np.asarray(x) for name, x in tables.items() if x is not None})
+        run.write_summary({**solution.summary(), "versions": versions()})
+
+    def weights(self, phi: PyTree, most: int = 512) -> dict[str, Any]:
+        """Up to ``most`` steps and examples of the weights, where they are a function of φ and time alone."""
+        if self.policy.features is not None:
+            return {}
+        from olm.learner import batch_size, examples, order
+        from olm.policy import split
+        from olm.types import Time
+
+        n_examples = examples(self.task.train)
+        batch = batch_size(self.learner, n_examples)
+        at = np.unique(np.linspace(0, self.steps - 1, min(most, self.steps)).astype(int))
+        index = jnp.broadcast_to(jnp.arange(n_examples), (self.steps, n_examples))
+        if self.learner.batch_size is not None:
+            index = order(jax.random.split(self.key)[1], self.steps, n_examples, batch)
+        shared, rows = split(self.policy, phi)
+        columns = np.unique(np.linspace(0, batch - 1, min(most, batch)).astype(int))
+
+        def one(t: Any, row: PyTree, drawn: Any):
+            return self.policy.weights(join(shared, row), Time(t, self.steps), drawn, None)[columns]
+
+        values = jax.vmap(one)(jnp.asarray(at), jax.tree.map(lambda x: x[at], rows), index[at])
+        return {"weights": values, "weights_steps": at, "weights_examples": columns, "n_examples": np.asarray(batch)}
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _forward(program: Any, inputs: Any, carry: PyTree):
+    from olm.adjoint import advance
+
+    return advance(program, inputs, carry, tape=False)[2]
+
+
+class _Bar:
+    """A progress bar with the objective and the time left; nothing when it is off."""
+
+    def __init__(self, total: int, done: int, on: bool):
+        self.bar = None
+        if on:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=total, initial=done, unit="evaluation", desc="search", dynamic_ncols=True)
+
+    def show(self, row: dict[str, Any]) -> None:
+        if self.bar is not None:
+            numbers = {name: f"{row[name]:.5g}" for name in ("objective", "validation") if row[name] is not None}
+            self.bar.set_postfix(numbers, refresh=False)
+            self.bar.update()
+            if row["message"]:
+                self.bar.write(f"evaluation {row['evaluation']}: {row['message']}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

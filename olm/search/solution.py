@@ -1,0 +1,145 @@
+"""What a search returns, and how much faster it learns than where the search began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olm import policy as policies
+from olm.objective import acceleration_first, acceleration_ratio, area_under_loss, compression_ratio
+from olm.train import Curve
+from olm.types import Policy, PyTree
+
+__all__ = ["Solution", "compare"]
+
+
+def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True) -> dict[str, Any]:
+    """How one curve does against another, on the test set if there is one and ``held_out``, else on the target set.
+
+    Args:
+      baseline, found: curves of one length.
+      alphabet: |V|.
+      held_out: False: compare on the target set.
+
+    Returns:
+      A dict of floats: ``acceleration`` (stays below), ``acceleration_first`` (first crossing), ``area_ratio`` and
+      ``final_ratio`` (found over baseline, below 1 is better), ``step_length_ratio`` (mean ‖θ_{t+1} − θ_t‖, found over
+      baseline), ``compression_ratio`` ({"baseline", "found", "unit"}), ``area`` and ``final`` in nats, ``measured_on``.
+
+    No example: needs two trained curves; see `olm.find_policy`.
+    """
+    on_test = held_out and baseline.test is not None and found.test is not None
+    base = np.asarray(baseline.test if on_test else baseline.target, np.float64)
+    new = np.asarray(found.test if on_test else found.target, np.float64)
+    areas = [float(area_under_loss(x.astype(np.float32))) for x in (base, new)]
+    return {
+        "measured_on": "test" if on_test else "target",
+        "acceleration": acceleration_ratio(base, new),
+        "acceleration_first": acceleration_first(base, new),
+        "area": {"baseline": areas[0], "found": areas[1]},
+        "area_ratio": areas[1] / areas[0],
+        "final": {"baseline": float(base[-1]), "found": float(new[-1])},
+        "final_ratio": float(new[-1] / base[-1]),
+        "step_length_ratio": float(np.mean(found.step_lengths) / np.mean(baseline.step_lengths)),
+        "compression_ratio": {
+            "baseline": float(compression_ratio(base, alphabet)),
+            "found": float(compression_ratio(new, alphabet)),
+            "unit": "nats over nats",
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A found policy, shown as figures in Jupyter.
+
+    Attributes:
+      policy, phi: the policy class and its parameters: the best evaluation on validation, or the start itself.
+      curve, baseline: `Curve` of the found policy and of the start, on the same examples from the same θ_0.
+      history: one dict an evaluation: evaluation, objective, validation, final, rate, accepted, message, seconds.
+      status: "finished", "stopped" (validation no longer improved), "interrupted" or "diverged".
+      message: why it ended, one line.
+      best_evaluation: which evaluation's policy this is; 0: the start.
+      alphabet: |V| of the task.
+      measures: `compare` of the two curves.
+    """
+
+    policy: Policy
+    phi: PyTree
+    curve: Curve
+    baseline: Curve
+    history: list[dict[str, Any]]
+    status: str
+    message: str
+    best_evaluation: int
+    alphabet: int
+    measures: dict[str, Any] = field(repr=False)
+
+    @property
+    def acceleration(self) -> float:
+        """T / t*, t* the first step from which the found curve stays at or below the baseline's final loss (`olm.acceleration_ratio`)."""
+        return self.measures["acceleration"]
+
+    @property
+    def acceleration_first(self) -> float:
+        """The paper's acceleration, by first crossing (Gu et al. 2024, Eq. 9)."""
+        return self.measures["acceleration_first"]
+
+    @property
+    def area_ratio(self) -> float:
+        """Area under the found curve over the baseline's; below 1 is better."""
+        return self.measures["area_ratio"]
+
+    @property
+    def final_ratio(self) -> float:
+        """Final loss of the found curve over the baseline's."""
+        return self.measures["final_ratio"]
+
+    @property
+    def step_length_ratio(self) -> float:
+        """Mean step length of the found run over the baseline's: how much of the gain could be longer steps."""
+        return self.measures["step_length_ratio"]
+
+    @property
+    def compression_ratio(self) -> float:
+        """log|V| / J of the found curve, one unit (Gu et al. 2024, section 4.3)."""
+        return self.measures["compression_ratio"]["found"]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything of a solution that is a number or a line, as written to ``summary.json``."""
+        return {
+            **self.measures,
+            "on_target": compare(self.baseline, self.curve, self.alphabet, held_out=False),
+            "policy": self.policy.name,
+            "evaluations": len(self.history),
+            "best_evaluation": self.best_evaluation,
+            "status": self.status,
+            "message": self.message,
+            "seconds": float(sum(row["seconds"] for row in self.history)),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write policy and parameters to one ``.npz`` that `olm.policy.load` reads.
+
+        Args:
+          path: file to write, replaced atomically.
+
+        Returns:
+          The path.
+
+        No example: writes a file; see `olm.policy.save`.
+        """
+        return policies.save(path, self.policy, self.phi)
+
+    def _repr_html_(self) -> str:
+        from olm.plots import learning, style
+
+        on_test = self.measures["measured_on"] == "test"
+        base, found = (np.asarray(c.test if on_test else c.target) for c in (self.baseline, self.curve))
+        return style.inline(
+            lambda ax: learning.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"),
+            lambda ax: learning.objective_history(self.history, ax=ax),
+        )
