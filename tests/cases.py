@@ -18,6 +18,7 @@ import optax
 
 import olm
 from olm.adjoint import Adjoint
+from olm.offload import offloaded
 from olm.types import Array, Box, Learner, Policy, PyTree, Simplex, Task, Time
 
 # T, D, N, B, K, M, and the examples in a chunk: 7 steps are 3 + 3 + 1, 9 examples 4 + 4 + 1, 6 are 4 + 2, 11 are 4 + 4 + 3.
@@ -42,6 +43,7 @@ ADJOINTS: dict[str, Callable[[], Adjoint]] = {
     "direct": olm.adjoint.direct,
     "segmented(2)": lambda: olm.adjoint.segmented(2),
     "segmented(3)": lambda: olm.adjoint.segmented(3),
+    "offloaded": lambda: offloaded(snapshots=2, segment=3),
 }
 
 
@@ -103,7 +105,7 @@ def start(policy: Policy, steps: int, examples: int, batch: int, seed: int = 0) 
 
 
 class Rollout(NamedTuple):
-    """What the reference loop sees: losses [T+1], θ_T, and for each step whether a later derivative could tell it apart."""
+    """What the reference loop sees: losses [T+1] on target and test examples, ‖θ_{t+1} − θ_t‖ [T], and θ_T."""
 
     target: Array
     test: Array | None
@@ -132,7 +134,7 @@ def rollout(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: in
         phi_t = jax.tree.map(
             lambda stepwise, below, t=t: jax.tree.map(lambda x: x[t] if stepwise else x, below), policy.stepwise, phi
         )
-        time = Time(jnp.asarray(t), steps)
+        time = Time(t, steps)
         features = policy.features(task, params, batch, task.target) if policy.features else None
         weights = policy.weights(phi_t, time, order[t], features)
         gradient = jax.grad(lambda p, w=weights, b=batch: jnp.sum(w * task.losses(p, b)))(params)

@@ -244,7 +244,8 @@ class _Search(NamedTuple):
 
     def areas(self, losses_TxK: Any) -> np.ndarray:
         """The objective of each validation example, [K]; L(θ_0) is common to all policies and left out."""
-        return np.asarray(self.objective.weights(self.steps)[1:] @ np.asarray(losses_TxK, np.float64))
+        weights = jnp.asarray(self.objective.weights(self.steps)[1:], losses_TxK.dtype)
+        return np.asarray(weights @ losses_TxK, np.float64)
 
     def watched(self, phi: PyTree) -> np.ndarray:
         """[K] what decides for φ without a gradient: the validation examples' objectives, or of the fixed target set."""
