@@ -371,7 +371,10 @@ def differentiable(program: Program, adjoint: Adjoint) -> Callable[[Inputs, PyTr
     with_costs = program._replace(readout=watched)
 
     def outputs(inputs: Inputs, carry: PyTree, last: PyTree, seen: PyTree):
-        return jnp.append(program.cost(carry, inputs.data), seen[0]), last, seen[1]
+        # Under vmap a scan stacks along axis 1, a concatenation along 0. JAX takes the axes of the first of run and forward
+        # that it traces for both, so both have to end in the same kind of operation.
+        readouts = jax.tree.map(lambda x: jnp.concatenate([x[:1], x[1:]]), seen[1])
+        return jnp.append(program.cost(carry, inputs.data), seen[0]), last, readouts
 
     @jax.custom_vjp
     def run(inputs: Inputs, carry: PyTree):

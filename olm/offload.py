@@ -299,7 +299,7 @@ def _opened(path: Path, sweep: Callable[[], str]) -> Iterator[_Folder]:
             with explained(path, "open"):
                 handle = os.open(path, os.O_RDONLY)
             try:
-                (lambda *a: None)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{path} is in use by another sweep: wait for it or choose another directory") from None
             except OSError:  # a network disk that cannot lock: better an unguarded sweep than none

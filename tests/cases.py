@@ -123,31 +123,32 @@ def rollout(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: in
         order = olm.learner.order(key_order, steps, n_examples, learner.batch_size)
     target_losses = task.target_losses or task.losses
 
-    def mean(params: PyTree, data: PyTree) -> Array:
-        return jnp.mean(target_losses(params, data))
+    @jax.jit
+    def means(params: PyTree) -> list[Array]:
+        return [jnp.mean(target_losses(params, data)) for data in (task.target, task.test) if data is not None]
+
+    @jax.jit  # each step by itself: the loop stays Python's
+    def step(params: PyTree, state: PyTree, phi: PyTree, t: Array, index: Array) -> tuple[PyTree, PyTree, Array]:
+        batch = jax.tree.map(lambda x: x[index], task.train)
+        phi_t = jax.tree.map(lambda by_step, below: jax.tree.map(lambda x: x[t] if by_step else x, below), policy.stepwise, phi)
+        features = policy.features(task, params, batch, task.target) if policy.features else None
+        weights = policy.weights(phi_t, Time(t, steps), index, features)
+        gradient = jax.grad(lambda p: jnp.sum(weights * task.losses(p, batch)))(params)
+        updates, state = learner.optimiser.update(gradient, state, params)
+        if policy.rate is not None:
+            rate = policy.rate(phi_t, Time(t, steps))
+            updates = jax.tree.map(lambda u: rate * u, updates)
+        return optax.apply_updates(params, updates), state, optax.tree.norm(updates)
 
     params = task.init(key_init)
     state = learner.optimiser.init(params)
-    curve, held_out, lengths = [mean(params, task.target)], [], []
+    curves, lengths = [means(params)], []
     for t in range(steps):
-        batch = jax.tree.map(lambda x, t=t: x[order[t]], task.train)
-        phi_t = jax.tree.map(
-            lambda stepwise, below, t=t: jax.tree.map(lambda x: x[t] if stepwise else x, below), policy.stepwise, phi
-        )
-        time = Time(t, steps)
-        features = policy.features(task, params, batch, task.target) if policy.features else None
-        weights = policy.weights(phi_t, time, order[t], features)
-        gradient = jax.grad(lambda p, w=weights, b=batch: jnp.sum(w * task.losses(p, b)))(params)
-        updates, state = learner.optimiser.update(gradient, state, params)
-        if policy.rate is not None:
-            updates = jax.tree.map(lambda u, r=policy.rate(phi_t, time): r * u, updates)
-        if task.test is not None:
-            held_out.append(mean(params, task.test))
-        params = optax.apply_updates(params, updates)
-        lengths.append(optax.tree.norm(updates))
-        curve.append(mean(params, task.target))
-    test = None if task.test is None else jnp.stack([*held_out, mean(params, task.test)])
-    return Rollout(jnp.stack(curve), test, jnp.stack(lengths), params)
+        params, state, length = step(params, state, phi, jnp.asarray(t), order[t])
+        lengths.append(length)
+        curves.append(means(params))
+    target, *test = map(jnp.stack, zip(*curves, strict=True))
+    return Rollout(target, test[0] if test else None, jnp.stack(lengths), params)
 
 
 def reference(

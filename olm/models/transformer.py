@@ -150,7 +150,7 @@ def _one_hot(logits: Array, labels: Array) -> Array:
 @cross_entropy.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     logits, labels = primals
-    return cross_entropy(logits, labels), ((_softmax(logits) - _one_hot(logits, labels)) * tangents[0]).sum(-1)
+    return cross_entropy(logits, labels), ((_softmax(logits) - _one_hot(logits, labels).astype(logits.dtype)) * tangents[0]).sum(-1)
 
 
 class Transformer(nn.Module):
@@ -176,30 +176,33 @@ class Transformer(nn.Module):
             raise InputError(f"sequences of {length} inputs exceed the model's length {c.length}: shorten them or raise length")
         embedding_VxD = self.param("embedding", _normal(c, 1.0), (c.vocabulary, c.width))
         position_LxD = self.param("position", _normal(c, 1.0), (c.length, c.width))
-        x_BxLxD = embedding_VxD[tokens] + position_LxD[:length]
+        # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to form the
+        # gradient of a weight, which took a quarter of the gradient's time.
+        x_PxD = (embedding_VxD[tokens] + position_LxD[:length]).reshape(-1, c.width)
         for layer in range(c.layers):
-            x_BxLxD = Block(c, name=f"block_{layer}")(x_BxLxD)
-        return RMSNorm(name="norm")(x_BxLxD) @ self.param("head", _linear(c), (c.width, c.vocabulary))
+            x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length)
+        logits_PxV = RMSNorm(name="norm")(x_PxD) @ self.param("head", _linear(c), (c.width, c.vocabulary))
+        return logits_PxV.reshape(*tokens.shape, c.vocabulary)
 
 
 class Block(nn.Module):
-    """One layer, x + attention(norm(x)) and then x + network(norm(x)), ``[B, L, D] → [B, L, D]``."""
+    """One layer, x + attention(norm(x)) and then x + network(norm(x)), on ``[B·L, D]`` and the length L of a sequence."""
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_BxLxD: Array) -> Array:
+    def __call__(self, x_PxD: Array, length: int) -> Array:
         c = self.config
-        heads, wide = x_BxLxD.shape[:2] + (c.heads, c.width // c.heads), c.mlp_ratio * c.width
+        heads, wide = (-1, length, c.heads, c.width // c.heads), c.mlp_ratio * c.width
         # One product for queries, keys and values: large matrices are what every device is fast at.
-        qkv = RMSNorm(name="norm_attention")(x_BxLxD) @ self.param("qkv", _linear(c), (c.width, 3 * c.width))
-        q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
+        qkv_Px3D = RMSNorm(name="norm_attention")(x_PxD) @ self.param("qkv", _linear(c), (c.width, 3 * c.width))
+        q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (part.reshape(heads) for part in jnp.split(qkv_Px3D, 3, axis=-1))
         scale = 1.0 / math.sqrt(c.width if c.score_scale == "width" else c.width // c.heads)
         attention_BxHxLxL = causal_softmax(jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd * scale, k_BxLxHxd))
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", attention_BxHxLxL, v_BxLxHxd).reshape(x_BxLxD.shape)
-        x_BxLxD = x_BxLxD + mixed @ self.param("out", _linear(c, residual=True), (c.width, c.width))
-        hidden = nn.relu(RMSNorm(name="norm_mlp")(x_BxLxD) @ self.param("up", _linear(c), (c.width, wide)))
-        return x_BxLxD + hidden @ self.param("down", _linear(c, residual=True), (wide, c.width))
+        mixed_PxD = jnp.einsum("bhqk,bkhd->bqhd", attention_BxHxLxL, v_BxLxHxd).reshape(x_PxD.shape)
+        x_PxD = x_PxD + mixed_PxD @ self.param("out", _linear(c, residual=True), (c.width, c.width))
+        hidden = nn.relu(RMSNorm(name="norm_mlp")(x_PxD) @ self.param("up", _linear(c), (c.width, wide)))
+        return x_PxD + hidden @ self.param("down", _linear(c, residual=True), (wide, c.width))
 
 
 class RMSNorm(nn.Module):

@@ -126,6 +126,8 @@ def best_rates(
             learner = make_learner(rate)
             more = on_search(rate) if on_search is not None else {}
             solution = find_policy(task, learner, steps=steps, key=key, **{**search, **more})
+            if solution.status == "interrupted":  # one search of several: there is no comparison to return
+                raise KeyboardInterrupt
             curve = validated(learner, solution.policy, solution.phi)
             value = float(area_under_loss(curve.target))
             solutions[rate] = solution, curve, value if math.isfinite(value) else math.inf

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 from olm.adjoint import Adjoint, segmented
 from olm.errors import InputError
 from olm.objective import Objective, area
 from olm.policy import join, table
-from olm.records import Run, fingerprint, versions
+from olm.records import Run, fingerprint
 from olm.search.guard import Targets, convincing, targets
 from olm.search.methods import Method, mirror_descent
+from olm.search.results import sampled_weights, write_results
 from olm.search.solution import Solution, compare
 from olm.simplex import effective_sample_size, map_constraints
 from olm.train import inputs, program, sweep, train, uniform_phi
@@ -38,8 +39,6 @@ SHARP = 1.05
 
 RETRIES = 4
 """So many non-finite evaluations in a row, each at a tenth of the step before, end the search."""
-
-SAVE_EVERY_SECONDS = 20.0
 
 
 class _Point(NamedTuple):
@@ -119,8 +118,9 @@ def find_policy(
     patience: int | None = None,
     adjoint: Adjoint | None = None,
     phi: PyTree = None,
-    run_dir: str | Path | Run | None = None,
+    run_dir: str | Path | Run | Callable[[], Run] | None = None,
     resume: bool = False,
+    save_every: float = 20.0,
     progress: bool = False,
 ) -> Solution:
     """Find the policy under which a model learns fastest: minimise J(φ) = (1/T) Σ_{t=1..T} L(θ_t) over the feasible set.
@@ -138,8 +138,10 @@ def find_policy(
       patience: stop when validation has not improved for so many evaluations; None: spend them all.
       adjoint: None: `olm.adjoint.segmented`.
       phi: where to start; None: uniform weights.
-      run_dir: a folder for metrics, state, policy, parameters and summary (or an open `olm.records.Run`); None: nothing is written.
+      run_dir: a folder for metrics, state, policy, parameters and summary; or an open `olm.records.Run`, or a function that opens
+        one and is called once the input has been checked (either is left open); None: nothing is written.
       resume: continue the search that ``run_dir`` holds; ``evaluations`` may be larger than before.
+      save_every: seconds between two states on disk; 0: after every evaluation. No setting of it changes the result.
       progress: show a bar with the objective and the time left.
 
     Returns:
@@ -195,15 +197,17 @@ def find_policy(
     run = _open(run_dir, settings, resume)
     search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start)
     try:
-        return search.run(run, evaluations, patience, progress)
+        return search.run(run, evaluations, patience, save_every, progress)
     finally:
-        if run is not None and not isinstance(run_dir, Run):
+        if run is not None and isinstance(run_dir, (str, Path)):
             run.close()
 
 
-def _open(run_dir: str | Path | Run | None, settings: dict[str, Any], resume: bool) -> Run | None:
+def _open(run_dir: str | Path | Run | Callable[[], Run] | None, settings: dict[str, Any], resume: bool) -> Run | None:
     if run_dir is None or isinstance(run_dir, Run):
         return run_dir
+    if callable(run_dir):
+        return run_dir()
     config = {"search": settings}
     if resume:
         return Run.resume(run_dir, config, may_change={"search.evaluations", "search.patience"})
@@ -254,37 +258,44 @@ class _Search(NamedTuple):
         loop = program(self.task, self.learner, self.policy, self.steps)
         return self.areas(_forward(loop, arguments, carry)["validation"])
 
-    def run(self, run: Run | None, evaluations: int, patience: int | None, progress: bool) -> Solution:
+    def run(self, run: Run | None, evaluations: int, patience: int | None, save_every: float, progress: bool) -> Solution:
         state = _State(self.start, self.method.init(self.policy.feasible, self.start),
                        _Point(self.start, self.method.init(self.policy.feasible, self.start), self.start), self.start)  # fmt: skip
         book, history = _Book(), []
         if run is not None and (saved := run.load_state(state)) is not None:
-            state, book = jax.tree.map(jnp.asarray, saved[0]), _Book(**saved[1]["book"])
+            state, book = jax.tree.map(jnp.asarray, saved[0]), _read_book(run, saved[1])
             run.truncate_metrics(book.rows)
             history = run.metrics()
-            book = book._replace(status="running", message="")
+            if book.status != "diverged":
+                book = book._replace(status="running", message="")
         elif run is not None:
             run.truncate_metrics(0)
         bar = _Bar(evaluations, book.rows, progress)
         clock = saved_at = time.monotonic()
         try:
             while book.rows < evaluations and book.status == "running":
-                state, book, row = self.advance(state, book)
-                now = time.monotonic()
-                row["seconds"], clock = now - clock, now
-                history.append(row)
-                if run is not None:
-                    run.append_metrics(row)
-                    if now - saved_at > SAVE_EVERY_SECONDS:
-                        run.save_state(state, {"book": book._asdict()})
-                        saved_at = time.monotonic()
-                bar.show(row)
-                if patience is not None and book.rows - max(book.best_evaluation, 1) >= patience and book.status == "running":
+                # Asked before an evaluation, so that a continued search stops where an undisturbed one does.
+                if patience is not None and book.rows - max(book.best_evaluation, 1) >= patience:
                     message = f"validation has not improved for {patience} evaluations"
                     book = book._replace(status="stopped", message=message)
+                    break
+                new_state, new_book, row = self.advance(state, book)
+                now = time.monotonic()
+                row["seconds"], clock = now - clock, now
+                if run is not None:
+                    run.append_metrics(row)
+                history.append(row)
+                # The row comes first: an interrupt in between leaves one too many, which is cut off, never one too few.
+                state, book = new_state, new_book
+                if run is not None and now - saved_at >= save_every:
+                    run.save_state(state, {"book": book._asdict()})
+                    saved_at = time.monotonic()
+                bar.show(row)
         except KeyboardInterrupt:
             book = book._replace(status="interrupted", message=f"interrupted after {book.rows} evaluations: resume to go on")
             history = history[: book.rows]
+            if run is not None:
+                run.truncate_metrics(book.rows)
         finally:
             bar.close()
         if run is not None:
@@ -310,14 +321,17 @@ class _Search(NamedTuple):
             "message": "",
         }
         finite = math.isfinite(seen.objective) and math.isfinite(seen.watched)
+        # The brake compares like with like: fresh draws differ between evaluations, so there the validation sample decides;
+        # on a fixed sample the objective itself does, where rising validation is overfitting and not too long a step.
+        braked = seen.watched if self.sample.fixed is None else seen.objective
         if finite and seen.watched < book.best_value:
             book = book._replace(best_value=seen.watched, best_evaluation=number)
             state = state._replace(best_phi=state.phi)
-        if finite and seen.watched <= SHARP * book.anchor_value:
+        if finite and braked <= SHARP * book.anchor_value:
             here = _Point(state.phi, state.method, seen.gradient)
-            if seen.watched <= book.anchor_value:
+            if braked <= book.anchor_value:
                 state = state._replace(anchor=here)
-                book = book._replace(anchor_value=seen.watched)
+                book = book._replace(anchor_value=braked)
             book = book._replace(failures=0)
         else:
             first = not math.isfinite(book.anchor_value)
@@ -330,7 +344,7 @@ class _Search(NamedTuple):
                 return state, book._replace(status="diverged", message=message, failures=failures), row
             # Back to the best point, without momentum, with a smaller step.
             scale = book.scale * (0.5 if finite else 0.1)
-            rise = f"rose to {seen.watched:.5g} from {book.anchor_value:.5g}" if finite else "is not finite"
+            rise = f"rose to {braked:.5g} from {book.anchor_value:.5g}" if finite else "is not finite"
             row.update(accepted=False, message=f"objective {rise}: step taken again at scale {scale:.3g}")
             book = book._replace(scale=scale, failures=failures)
             here = state.anchor._replace(method=self.method.restart(state.anchor.method))
@@ -372,40 +386,15 @@ class _Search(NamedTuple):
 
     def write(self, run: Run, solution: Solution) -> None:
         """The run folder's results: policy, parameters, curves, a sample of the weights, summary."""
-        solution.save(run.path / "policy.npz")
-        run.save("params", solution.curve.params)
-        tables = {
-            "baseline_target": solution.baseline.target,
-            "baseline_test": solution.baseline.test,
-            "found_target": solution.curve.target,
-            "found_test": solution.curve.test,
-            **self.weights(solution.phi),
-        }
-        run.save("curves", {name: np.asarray(x) for name, x in tables.items() if x is not None})
-        run.write_summary({**solution.summary(), "versions": versions()})
+        weights = sampled_weights(self.task, self.learner, self.policy, solution.phi, steps=self.steps, key=self.key)
+        write_results(run, self.policy, solution.phi, solution.baseline, solution.curve, weights, solution.summary())
 
-    def weights(self, phi: PyTree, most: int = 512) -> dict[str, Any]:
-        """Up to ``most`` steps and examples of the weights, where they are a function of φ and time alone."""
-        if self.policy.features is not None:
-            return {}
-        from olm.learner import batch_size, examples, order
-        from olm.policy import split
-        from olm.types import Time
 
-        n_examples = examples(self.task.train)
-        batch = batch_size(self.learner, n_examples)
-        at = np.unique(np.linspace(0, self.steps - 1, min(most, self.steps)).astype(int))
-        index = jnp.broadcast_to(jnp.arange(n_examples), (self.steps, n_examples))
-        if self.learner.batch_size is not None:
-            index = order(jax.random.split(self.key)[1], self.steps, n_examples, batch)
-        shared, rows = split(self.policy, phi)
-        columns = np.unique(np.linspace(0, batch - 1, min(most, batch)).astype(int))
-
-        def one(t: Any, row: PyTree, drawn: Any):
-            return self.policy.weights(join(shared, row), Time(t, self.steps), drawn, None)[columns]
-
-        values = jax.vmap(one)(jnp.asarray(at), jax.tree.map(lambda x: x[at], rows), index[at])
-        return {"weights": values, "weights_steps": at, "weights_examples": columns, "n_examples": np.asarray(batch)}
+def _read_book(run: Run, meta: Mapping[str, Any]) -> _Book:
+    book = meta.get("book")
+    if not isinstance(book, dict) or set(book) != set(_Book._fields):
+        raise InputError(f"{run.path}/state.npz is not the state of a search of this version of olm: start in another folder")
+    return _Book(**book)
 
 
 @functools.partial(jax.jit, static_argnames="program")
@@ -431,7 +420,7 @@ class _Bar:
             self.bar.set_postfix(numbers, refresh=False)
             self.bar.update()
             if row["message"]:
-                self.bar.write(f"evaluation {row['evaluation']}: {row['message']}")
+                self.bar.write(f"evaluation {row['evaluation']}: {row['message']}", file=sys.stderr)
 
     def close(self) -> None:
         if self.bar is not None:

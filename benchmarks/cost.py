@@ -1,0 +1,115 @@
+"""What an exact policy gradient costs, in training runs and in memory.
+
+The denominator is a bare-optax scan (``_bare.py``) with the target loss evaluated at every step; numerator and denominator
+run alternately in one process. Rows: a transformer (2 layers, width 128, length 64, vocabulary 512, 32 training and 64
+target sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets, T = 2000), `jax.grad` through a
+plain scan on the transformer, and plain training with uniform weights, whose parameters must be equal bit for bit.
+
+    python benchmarks/cost.py [--quick]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import _bare
+import _bench
+import jax
+import numpy as np
+import optax
+
+import olm
+from olm.models import transformer
+from olm.tasks.perceptron import perceptron
+
+
+def language(quick: bool) -> tuple[olm.Task, int, float]:
+    """The transformer task with random tokens: costs do not depend on their values."""
+    config = transformer.TransformerConfig(vocabulary=64 if quick else 512, length=16 if quick else 64, width=32 if quick else 128,
+                                           layers=2, heads=8)  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), 2)
+    tokens = [jax.random.randint(k, (n, config.length + 1), 0, config.vocabulary) for k, n in zip(keys, (32, 64), strict=True)]
+    task = olm.Task(
+        transformer.init(config), transformer.per_sequence_losses(config), {"tokens": tokens[0]}, {"tokens": tokens[1]}
+    )
+    return task, 16, 0.1
+
+
+def linear(quick: bool) -> tuple[olm.Task, int, float]:
+    """The paper's perceptron without a test set."""
+    task = perceptron(jax.random.key(0), **({"width": 16, "examples": 256, "targets": 64} if quick else {}))
+    return task._replace(test=None, draw=None), 100 if quick else 2000, 0.1
+
+
+def gradient(task: olm.Task, rate: float, steps: int, adjoint: olm.adjoint.Adjoint) -> tuple[Callable, Any]:
+    """A jitted policy gradient of the table, data as arguments, and where it starts."""
+    learner, policy = olm.Learner(optax.sgd(rate)), olm.policy.table()
+
+    @jax.jit
+    def run(phi: Any, train: Any, target: Any) -> Any:
+        there = task._replace(train=train, target=target)
+        return olm.policy_gradient(there, learner, policy, phi, steps=steps, key=jax.random.key(0), adjoint=adjoint)
+
+    n = jax.tree.leaves(task.train)[0].shape[0]
+    return run, policy.init(steps, n, n)
+
+
+def memory(jitted: Any, *arguments: Any) -> int:
+    """XLA's temporary memory of a compiled function, bytes."""
+    return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = _bench.parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    checks: dict[str, Any] = {}
+    for name, make in {"transformer": language, "perceptron": linear}.items():
+        task, steps, rate = make(arguments.quick)
+        key = jax.random.split(jax.random.key(0))[0]
+        params = task.init(key)
+        bare = jax.jit(_bare.train(task.losses, optax.sgd(rate), steps))
+        plain = (params, task.train, task.target)
+        values = {}
+        adjoints = {"stored": olm.adjoint.direct(), "segmented": olm.adjoint.segmented()}
+        for label, adjoint in adjoints.items():
+            run, phi = gradient(task, rate, steps, adjoint)
+            ratio = _bench.paired_ratio(lambda r=run, p=phi, t=task: r(p, t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats)
+            values[label] = np.asarray(run(phi, task.train, task.target)[1])
+            mebibytes = memory(run, phi, task.train, task.target) / 2**20
+            rows.append({"what": f"{name}: policy gradient ({label}) / training run", **ratio, "temporary_MiB": mebibytes})
+        if name == "transformer":
+            naive = jax.jit(_bare.naive_policy_gradient(task.losses, optax.sgd(rate)))
+            _, theirs = naive(phi, *plain)
+            for label, adjoint in adjoints.items():
+                run, _ = gradient(task, rate, steps, adjoint)
+                ratio = _bench.paired_ratio(lambda n=naive, p=phi, a=plain: n(p, *a), lambda r=run, p=phi, t=task: r(p, t.train, t.target), max(5, arguments.repeats // 3))
+                share = memory(naive, phi, *plain) / memory(run, phi, task.train, task.target)
+                rows.append({"what": f"{name}: jax.grad through a plain scan / policy gradient ({label})", **ratio, "memory_ratio": share,
+                             "temporary_MiB": memory(naive, phi, *plain) / 2**20})  # fmt: skip
+                difference = np.linalg.norm(values[label] - theirs) / np.linalg.norm(theirs)
+                checks[f"gradient against jax.grad, float32 relative ({label})"] = float(difference)
+        learner, uniform = olm.Learner(optax.sgd(rate)), olm.policy.uniform()
+
+        @jax.jit
+        def ours(train: Any, target: Any, task: olm.Task = task, learner: Any = learner, steps: int = steps) -> Any:
+            there = task._replace(train=train, target=target)
+            curve = olm.train(there, learner, uniform, (), steps=steps, key=jax.random.key(0))
+            return curve.params, curve.target
+
+        equal = jax.tree.map(lambda a, b: bool((a == b).all()), ours(task.train, task.target)[0], bare(*plain)[0])
+        checks[f"{name}: parameters bitwise equal to bare optax"] = all(jax.tree.leaves(equal))
+        ratio = _bench.paired_ratio(lambda o=ours, t=task: o(t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats)
+        rows.append({"what": f"{name}: olm.train with uniform weights / bare optax", **ratio})
+    shown = ("what", "ratio", "a_median_s", "b_median_s", "temporary_MiB", "memory_ratio")
+    _bench.table({k: row.get(k) for k in shown} for row in rows)
+    for check, value in checks.items():
+        print(f"{check}: {value}")
+    _bench.save("cost", {"rows": rows, "checks": checks}, arguments)
+
+
+if __name__ == "__main__":
+    main()

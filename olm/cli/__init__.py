@@ -1,0 +1,97 @@
+"""The command line.
+
+::
+
+    olm search perceptron                                    # a search; results under runs/
+    olm search language --train stories.txt --target good.txt
+    olm search perceptron --learning-rate 1 --policy static --evaluations 20 --run-dir runs/static
+    olm search perceptron --grid                             # also each side at its own best learning rate
+    olm search --resume runs/static --evaluations 40         # after an interrupt, or to go on
+    olm train runs/static --seed 1                           # replay the found policy from another start
+    olm train perceptron --policy runs/static/policy.npz --learning-rate 2
+    olm report runs/static                                   # draw figures and report.html again
+
+``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status: 0 done;
+2 the input cannot be used and nothing was written; 3 the search diverged or the disk is full, what was good before is kept;
+130 interrupted, the best so far is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from olm.errors import DivergenceError, InputError, StorageError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "search": "find the policy under which a model learns fastest",
+    "train": "train with a found policy and compare it with uniform weights",
+    "report": "draw a run's figures and its report again",
+}
+
+HELP = """usage: olm COMMAND ...
+
+Find the learning policy that makes a model learn fastest.
+
+{commands}
+
+olm COMMAND --help says more; olm --version shows what is installed."""
+
+
+def _help() -> str:
+    return HELP.format(commands="\n".join(f"  {name:<8} {about}" for name, about in COMMANDS.items()))
+
+
+def _version() -> str:
+    from olm.records import versions
+
+    return "\n".join(f"{name} {value}" for name, value in versions().items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+      arguments: as in ``sys.argv[1:]``; None: those.
+
+    Returns:
+      The exit status.
+
+    >>> main(["--help"])
+    usage: olm COMMAND ...
+    ...
+    0
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except (InputError, StorageError, DivergenceError) as error:
+        print(f"olm: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("olm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def _run(words: list[str]) -> int:
+    if not words:
+        raise InputError(f"give a command, one of {', '.join(COMMANDS)}; see olm --help")
+    if words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(_version())
+        return 0
+    if words[0] not in COMMANDS:
+        raise InputError(f"unknown command {words[0]!r}: choose one of {', '.join(COMMANDS)}; see olm --help")
+    # A command's module, with what it needs, is loaded when it runs.
+    return importlib.import_module(f"olm.cli.{words[0]}").run(words[1:])

@@ -1,0 +1,128 @@
+"""What the commands share: reading flags, opening a run folder, showing results."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from olm.errors import InputError
+from olm.records import Run, unique_run_dir
+
+
+def given(arguments: Sequence[str], flag: str) -> str | None:
+    """The last value of a flag, before anything is parsed: some flags decide what the others' defaults are."""
+    found = None
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else next(iter(arguments[place + 1 : place + 2]), None)
+    return found
+
+
+def parse(kind: Any, arguments: Sequence[str], *, prog: str, description: str, default: Any = None) -> Any:
+    """Flags as a dataclass; what cannot be read becomes one line.
+
+    Raises:
+      InputError: an unknown flag or a value that its flag does not take.
+      SystemExit: status 0 after ``--help``.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                args=list(arguments),
+                prog=prog,
+                description=description,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(f"{_one_line(complaint.getvalue())}; see {prog} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """What the box of an error says: its first section, and the flags it suggests."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip().strip("│|").strip() for line in text.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if re.match(r"[╭╰+]", line):
+            continue
+        if re.fullmatch(r"[─-]{4,}", line):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    said = " ".join(sections[0]).rstrip(".") or "the arguments cannot be read"
+    suggested = [line.split()[0] for part in sections if part and part[0].startswith("Perhaps") for line in part[1:] if line[:2] == "--"]
+    return said[0].lower() + said[1:] + (f": did you mean {' or '.join(dict.fromkeys(suggested))}?" if suggested else "")
+
+
+def new_run(run_dir: str | None, name: str, config: Mapping[str, Any], command: Sequence[str]) -> Run:
+    """Make the run folder: the one asked for, or the next free one of today."""
+    if run_dir is not None:
+        return Run.create(run_dir, config, command)
+    today = datetime.date.today().isoformat()
+    while True:
+        path = unique_run_dir("runs", f"{name}-{today}")
+        try:
+            return Run.create(path, config, command)
+        except InputError:
+            if not (path / "config.json").exists():  # else another process took the number a moment ago
+                raise
+
+
+def resume_line(path: str | os.PathLike[str]) -> str:
+    """The command that continues a run."""
+    return shlex.join(["olm", "search", "--resume", os.fspath(path)])
+
+
+def say(text: str) -> None:
+    """A line for the user on standard error, where progress is shown."""
+    print(f"olm: {text}", file=sys.stderr, flush=True)
+
+
+def _number(value: Any, form: str) -> str:
+    return "–" if value is None or isinstance(value, str) else format(value, form)
+
+
+def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "found") -> str:
+    """Two curves side by side, from the dict of `olm.search.compare`."""
+    ratio = measures["compression_ratio"]
+    rows = [
+        (f"measured on {measures['measured_on']}", baseline, found, "found / uniform"),
+        *(
+            (name, *(_number(measures[key][side], ".5g") for side in ("baseline", "found")), _number(measures[f"{key}_ratio"], ".3f"))
+            for name, key in (("area under the loss, nats", "area"), ("final loss, nats", "final"))
+        ),
+        ("compression ratio", _number(ratio["baseline"], ".4g"), _number(ratio["found"], ".4g"), ""),
+        ("step length", "", "", _number(measures["step_length_ratio"], ".3f")),
+        ("acceleration", "", "", f"{_number(measures['acceleration'], '.3g')}×"),
+        ("acceleration, first crossing", "", "", f"{_number(measures['acceleration_first'], '.3g')}×"),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    )
+
+
+def finish(run: Run) -> Path:
+    """Draw the figures and the report, and say where they lie."""
+    from olm.report import write_report
+
+    path = write_report(run.path)
+    print(f"report: {path}")
+    return path
