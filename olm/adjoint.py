@@ -182,18 +182,29 @@ def _pieces(tree: PyTree, segments: int, size: int) -> tuple[PyTree, PyTree]:
 
 
 def _joined(head: PyTree, tail: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *a.shape[2:]), b]), head, tail)
+    """Undo `_pieces`."""
+
+    def join(a: Array, b: Array) -> Array:
+        flat = a.reshape(-1, *a.shape[2:])
+        return jnp.concatenate([flat, b]) if b.shape[0] else flat
+
+    return jax.tree.map(join, head, tail)
 
 
 def _segment_size(steps: int, levels: int, size: int | None) -> int:
-    return size or max(1, round(steps ** ((levels - 1) / levels)))
+    """T^((k−1)/k), or a divisor of T within a quarter of it: without a remainder nothing has to be copied."""
+    if size is not None:
+        return min(size, steps)
+    ideal = max(1, round(steps ** ((levels - 1) / levels)))
+    near = [s for s in range(max(1, math.ceil(0.75 * ideal)), min(steps, math.floor(1.25 * ideal)) + 1) if steps % s == 0]
+    return min(near, key=lambda s: abs(s - ideal), default=ideal)
 
 
 def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, levels: int, size: int | None, readout: bool):
     if levels == 1:
         return advance(program, inputs, carry, tape=True, readout=readout)
     steps = length(inputs.aux)
-    span = min(_segment_size(steps, levels, size), steps)
+    span = _segment_size(steps, levels, size)
     (rows, aux), (last_rows, last_aux) = _pieces((inputs.rows, inputs.aux), steps // span, span)
 
     def body(carry: PyTree, x: tuple[PyTree, PyTree]):
@@ -210,7 +221,7 @@ def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels:
     if levels == 1:
         return reverse(program, inputs, tape, costate, shared_bar, weights)
     steps = length(inputs.aux)
-    span = min(_segment_size(steps, levels, size), steps)
+    span = _segment_size(steps, levels, size)
     head, tail = _pieces((inputs.rows, inputs.aux, weights), steps // span, span)
     starts, rest_start = tape
 
@@ -327,7 +338,7 @@ def carries_kept(steps: int, levels: int) -> int:
     """
     if levels == 1:
         return steps
-    span = min(_segment_size(steps, levels, None), steps)
+    span = _segment_size(steps, levels, None)
     return math.floor(steps / span) + 1 + carries_kept(span, levels - 1)
 
 

@@ -16,7 +16,7 @@ import optax
 
 from olm.errors import InputError
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
-from olm.weighted import in_chunks, weighted_gradient
+from olm.weighted import example_losses, weighted_gradient
 
 __all__ = ["batch_size", "check", "make_step", "order"]
 
@@ -138,8 +138,8 @@ def make_step(
     gradient = weighted_gradient(task.losses, learner.chunk_size)
     # Features see losses that come in chunks too, or a policy with features would need all activations at once.
     functions = task._replace(
-        losses=in_chunks(task.losses, learner.chunk_size),
-        target_losses=task.target_losses and in_chunks(task.target_losses, learner.chunk_size),
+        losses=example_losses(task.losses, learner.chunk_size),
+        target_losses=task.target_losses and example_losses(task.target_losses, learner.chunk_size),
         train=None,
         target=None,
         test=None,

@@ -66,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...
     0
     """
+    if arguments is None:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show η shows a question mark, not a traceback.
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(words)

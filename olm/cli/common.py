@@ -56,15 +56,16 @@ def parse(kind: Any, arguments: Sequence[str], *, prog: str, description: str, d
 def _one_line(box: str) -> str:
     """What the box of an error says: its first section, and the flags it suggests."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip().strip("│|").strip() for line in text.splitlines()]
     sections: list[list[str]] = [[]]
-    for line in lines:
-        if re.match(r"[╭╰+]", line):
+    for line in (line.strip("│ ") for line in text.splitlines()):
+        if re.match(r"[╭╰]", line):
             continue
         if re.fullmatch(r"[─-]{4,}", line):
             sections.append([])
         elif line:
             sections[-1].append(line)
+    if "╭" not in text:  # without a frame the title is a section of its own
+        sections = sections[1:] or sections
     said = " ".join(sections[0]).rstrip(".") or "the arguments cannot be read"
     suggested = [line.split()[0] for part in sections if part and part[0].startswith("Perhaps") for line in part[1:] if line[:2] == "--"]
     return said[0].lower() + said[1:] + (f": did you mean {' or '.join(dict.fromkeys(suggested))}?" if suggested else "")
@@ -94,6 +95,23 @@ def say(text: str) -> None:
     print(f"olm: {text}", file=sys.stderr, flush=True)
 
 
+def above_entropy(measures: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, float]:
+    """Where the loss that no model can beat is known: the ratio of the areas above it, as a dict to add to a summary."""
+    if facts.get("entropy") is None:
+        return {}
+    baseline, found = (measures["area"][side] - facts["entropy"] for side in ("baseline", "found"))
+    return {"area_above_entropy_ratio": found / baseline}
+
+
+def add_group(run: Run, group: Any) -> None:
+    """Mark the corrupted examples among those whose weights were kept, so that figures show them apart."""
+    curves = run.load("curves")
+    # With mini-batches a column of the weights is a place in the batch, not an example.
+    if group is None or "weights" not in curves or int(curves["n_examples"]) != len(group):
+        return
+    run.save("curves", {**curves, "group": group[curves["weights_examples"]]})
+
+
 def _number(value: Any, form: str) -> str:
     return "–" if value is None or isinstance(value, str) else format(value, form)
 
@@ -106,6 +124,11 @@ def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "
         *(
             (name, *(_number(measures[key][side], ".5g") for side in ("baseline", "found")), _number(measures[f"{key}_ratio"], ".3f"))
             for name, key in (("area under the loss, nats", "area"), ("final loss, nats", "final"))
+        ),
+        *(
+            [("area above the source's entropy", "", "", _number(measures["area_above_entropy_ratio"], ".3f"))]
+            if "area_above_entropy_ratio" in measures
+            else []
         ),
         ("compression ratio", _number(ratio["baseline"], ".4g"), _number(ratio["found"], ".4g"), ""),
         ("step length", "", "", _number(measures["step_length_ratio"], ".3f")),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from olm.cli.common import finish, parse
 from olm.errors import InputError
@@ -16,7 +17,7 @@ from olm.records import Run
 class Report:
     """Settings of `olm report`."""
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """The folder of a run, finished or not."""
 
 

@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from olm.cli import options as settings
-from olm.cli.common import finish, given, new_run, parse, resume_line, say, table
+from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, resume_line, say, table
 from olm.errors import DivergenceError, InputError
-from olm.records import Run, fingerprint
+from olm.records import Run
 from olm.search import Grid, Solution, best_rates, find_policy
 from olm.types import Learner, Task
 
 MAY_CHANGE = {"search.evaluations", "search.patience", "search.grid", "search.grid_searches"}
+CLAIMED = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "area_above_entropy_ratio", "step_length_ratio")
 
 HELP = """usage: olm search TASK [OPTIONS]
        olm search --resume RUN [OPTIONS]
@@ -86,10 +87,9 @@ def run(words: Sequence[str]) -> int:
         "progress": not place.quiet,
     }
     key_data, key = options.training.keys()
-    built = options.task.build(key_data)
+    built = options.task.build(key_data, options.training.data_seed)
     task = built.task
-    data = {**built.data, "fingerprint": fingerprint((task.train, task.target, task.test))[:16]}
-    config = settings.recorded(options, "search", data)
+    config = settings.recorded(options, "search", built.data)
     command = ["olm", "search", *words]
     if place.resume is not None:
         _fewer(place.resume, options.search.evaluations)
@@ -110,13 +110,16 @@ def run(words: Sequence[str]) -> int:
         try:
             solution = find_policy(task, learner, key=key, run_dir=opened, **arguments)
             main = runs[0]
-            summary = {**main.summary(), **built.facts}
+            measures = {**solution.measures, **above_entropy(solution.measures, built.facts)}
+            summary = {**main.summary(), **measures, **built.facts}
+            add_group(main, built.group)
             main.write_summary(summary)
-            _show(options, solution)
+            _show(options, solution, measures)
             if options.search.grid and solution.status in ("finished", "stopped"):
                 grid = _grid(options, main, task, learner, config, key, arguments)
-                main.write_summary({**summary, **_claims(options, solution, grid)})
-                _show_grid(grid)
+                best = {**grid.claim, **above_entropy(grid.claim, built.facts)}
+                main.write_summary({**summary, **_claims(options, measures, grid, best)})
+                _show_grid(grid, best)
             finish(main)
         except KeyboardInterrupt:
             if not runs:
@@ -131,13 +134,13 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _show(options: settings.Search[Any], solution: Solution) -> None:
+def _show(options: settings.Search[Any], solution: Solution, measures: dict[str, Any]) -> None:
     best = solution.best_evaluation
     kept = "the step after the last" if best > len(solution.history) else f"evaluation {best}" if best else "the start"
     seconds = sum(row["seconds"] for row in solution.history)
     print(f"{options.task.name}, policy {solution.policy.name}, η = {options.learner.learning_rate:g}: {solution.message}; {kept} is kept")
     print(f"{len(solution.history)} evaluations took {seconds:.0f} s")
-    print(table(solution.measures), flush=True)
+    print(table(measures), flush=True)
 
 
 def _grid(options: settings.Search[Any], main: Run, task: Task, searched: Learner, config: Any, key: Any, arguments: Any) -> Grid:
@@ -150,6 +153,8 @@ def _grid(options: settings.Search[Any], main: Run, task: Task, searched: Learne
         def opened() -> Run:
             path = main.path / "grid" / f"{rate:g}"
             own = {**config, "learner": {**config["learner"], "learning_rate": rate}, "search": {**config["search"], "grid": False}}
+            if not options.run.quiet:
+                say(f"searching at η = {rate:g}")
             made = Run.resume(path, own, MAY_CHANGE) if (path / "config.json").exists() else Run.create(path, own, main.command)
             subruns.append(made)
             return made
@@ -176,19 +181,20 @@ def _grid(options: settings.Search[Any], main: Run, task: Task, searched: Learne
             subrun.close()
 
 
-def _claims(options: settings.Search[Any], solution: Solution, grid: Grid) -> dict[str, Any]:
-    keys = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "step_length_ratio")
+def _claims(options: settings.Search[Any], same: dict[str, Any], grid: Grid, best: dict[str, Any]) -> dict[str, Any]:
+    """The two claims: at the same learning rate, and each side at its own best."""
+    keys = [name for name in CLAIMED if name in same]
     own = {"learning_rate_uniform": grid.learning_rates["uniform"], "learning_rate_found": grid.learning_rates["found"]}
     return {
         "grid": grid.rows,
         "claims": {
-            "a": {"learning_rate": options.learner.learning_rate, **{k: solution.measures[k] for k in keys}},
-            "b": {**own, **{k: grid.claim[k] for k in keys}},
+            "a": {"learning_rate": options.learner.learning_rate, **{name: same[name] for name in keys}},
+            "b": {**own, **{name: best[name] for name in keys}},
         },
     }
 
 
-def _show_grid(grid: Grid) -> None:
+def _show_grid(grid: Grid, best: dict[str, Any]) -> None:
     rates = grid.learning_rates
     print("\neach side at its own best learning rate, chosen on validation")
-    print(table(grid.claim, *(f"{side}, η = {rates[side]:g}" for side in ("uniform", "found"))), flush=True)
+    print(table(best, *(f"{side}, η = {rates[side]:g}" for side in ("uniform", "found"))), flush=True)

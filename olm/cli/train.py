@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from olm import policy as policies
 from olm.cli import options as settings
-from olm.cli.common import finish, given, new_run, parse, say, table
+from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import fingerprint
 from olm.search import compare
@@ -64,7 +65,7 @@ def run(words: Sequence[str]) -> int:
     policy, phi = policies.load(file)
     learner = options.learner.build(options.learner.learning_rate)
     key_data, key = options.training.keys()
-    built = options.task.build(key_data)
+    built = options.task.build(key_data, options.training.data_seed)
     task, steps = built.task, options.training.steps
     # As `olm.find_policy` does with the key that it is given, so that a replay without changes gives the same curves.
     key_train, _ = jax.random.split(key)
@@ -72,17 +73,18 @@ def run(words: Sequence[str]) -> int:
         inputs(task, learner, policy, phi, steps, key_train)
     except InputError as error:
         raise InputError(f"{file} cannot be replayed here: {error}") from None
-    data = {**built.data, "fingerprint": fingerprint((task.train, task.target, task.test))[:16]}
-    config = settings.recorded(options, "train", data)
+    config = settings.recorded(options, "train", built.data)
     config["replay"] = {"policy": str(file), "name": policy.name, **dict(policy.config), "fingerprint": fingerprint(phi)[:16]}
 
     with new_run(options.run.run_dir, f"{options.task.name}-replay", config, ["olm", "train", *words]) as record:
         if not options.run.quiet:
             say(f"writing to {record.path}")
         begun = time.monotonic()
-        start = uniform_phi(policy, task, learner, steps)
+        # Without the weak type of a filled array both runs share one compiled program.
+        start = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), uniform_phi(policy, task, learner, steps))
         baseline, found = (train(task, learner, policy, p, steps=steps, key=key_train) for p in (start, phi))
         measures = compare(baseline, found, task.alphabet)
+        measures |= above_entropy(measures, built.facts)
         finite = [bool(np.isfinite(curve.target).all()) for curve in (baseline, found)]
         summary = {
             **measures,
@@ -95,6 +97,7 @@ def run(words: Sequence[str]) -> int:
         }
         weights = sampled_weights(task, learner, policy, phi, steps=steps, key=key_train)
         write_results(record, policy, phi, baseline, found, weights, summary)
+        add_group(record, built.group)
         print(f"{options.task.name}, policy {policy.name} of {file}, η = {options.learner.learning_rate:g}")
         print(table(measures))
         finish(record)

@@ -1,7 +1,7 @@
 """Spoiled sentences, as in the Learning Law paper (arXiv 2402.17759, section 4.2): half the training set, twenty edits each.
 
-One edit replaces one token by a random token of the vocabulary, deletes the last token, or repeats one token. How often each kind is
-chosen is not published; here it is a setting, and even odds the default.
+One edit replaces one token by a random token of the vocabulary, deletes the last token, or repeats one token. How often each kind
+is chosen is not published; here it is a setting, and even odds the default.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def corrupt(
 ) -> Corrupted:
     """Edits a random part of the examples; a pure function of the key.
 
-    A window keeps its size: a deletion shortens the sentence in it, down to two tokens; a repetition lengthens it, and what is pushed
-    over the end is lost.
+    A window keeps its size: a deletion shortens the sentence in it, down to two tokens; a repetition lengthens it, and what is
+    pushed over the end is lost.
 
     Args:
       key: random key.

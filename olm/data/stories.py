@@ -1,15 +1,18 @@
 """Short stories from a probabilistic grammar whose entropy is known exactly.
 
-A story is told sentence by sentence, like ``<story> mia visited bado . she found keru . the keru was lopi .`` Somebody (whose name decides the
-later pronouns) visits a place (which decides the topic, hence which verbs, nouns and adjectives are likely) and finds an object (which
-returns in later sentences). Predicting well takes memory over tens of tokens, not only the statistics of neighbouring words.
+A story is told sentence by sentence, like ``<story> mia visited bado . she found keru . the keru was lopi .`` Somebody (whose
+name decides the later pronouns) visits a place (which decides the topic, hence which verbs, nouns and adjectives are likely) and
+finds an object (which returns in later sentences). Predicting well takes memory over tens of tokens, not only the statistics of
+neighbouring words.
 
-The source is *unifilar* (Shannon 1948, section 7; the term is of later origin): it has finitely many states, and a state and the token it
-emits determine the next state. So whoever has read the tokens so far knows the state, and the entropy of a window that begins with a
-story is a plain sum, H(X_1 … X_L | X_0) = Σ_l Σ_s P(state s before token l) · h(s), with h(s) the entropy of the token that s emits.
+The source is *unifilar* (Shannon 1948, section 7; the term is of later origin): it has finitely many states, and a state and the
+token it emits determine the next state. So whoever has read the tokens so far knows the state, and the entropy of a window that
+begins with a story is a plain sum, H(X_1 … X_L | X_0) = Σ_l Σ_s P(state s before token l) · h(s), with h(s) the entropy of the
+token that s emits.
 
-A state is a node of the grammar and what is remembered (name, topic, object). Tables hold one row for each distribution of tokens, not
-for each state; a token is drawn in constant time by Walker's alias method, in JAX, so that a search may draw fresh stories on a device.
+A state is a node of the grammar and what is remembered (name, topic, object). Tables hold one row for each distribution of
+tokens, not for each state; a token is drawn in constant time by Walker's alias method, in JAX, so that a search may draw fresh
+stories on a device.
 
 Not done: ambiguous grammars, whose entropy would have no closed form.
 """
@@ -147,8 +150,8 @@ def grammar(config: StoryConfig) -> Grammar:
     def words(kind: str, topic: int, share: float, node: str) -> Iterable[tuple]:
         return ((w, share * p, node) for w, p in zip(rank[kind][topic], zipf(len(rank[kind][topic])), strict=True))
 
-    # A node: the part of memory its distribution depends on (n, t, o), and from that its entries (token, probability, next node[, index
-    # to remember]). Within a node tokens differ, which is what makes the source unifilar.
+    # A node: the part of memory its distribution depends on (n, t, o), and from that its entries (token, probability, next node[,
+    # index to remember]). Within a node tokens differ, which is what makes the source unifilar.
     def subject(i: int) -> list[tuple]:
         go_on, pronoun = 1 - config.end, he if i % 2 else she
         return [(name[i], 0.3 * go_on, "act"), (pronoun, 0.45 * go_on, "act"), (the, 0.25 * go_on, "thing"), (STORY, config.end, "name")]

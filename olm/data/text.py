@@ -1,7 +1,8 @@
 """Text files as examples: files → documents → tokens → windows of L+1 tokens with a mask.
 
-Tokens are bytes, or byte-pair encodings (Sennrich et al. 2016, arXiv 1508.07909) learned on the spot with the ``tokenizers`` library on the
-byte level, so that the text it was learned from comes back exactly. Everything is a function of the files and the settings.
+Tokens are bytes, or byte-pair encodings (Sennrich et al. 2016, arXiv 1508.07909) learned on the spot with the ``tokenizers``
+library on the byte level, so that the text it was learned from comes back exactly. Everything is a function of the files and the
+settings.
 
 Not done: other encodings than UTF-8, normalisation, streaming of files larger than memory.
 """
@@ -105,8 +106,8 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> Tokenizer:
 
     Args:
       documents: texts to learn from.
-      vocabulary: V wanted, <unk> and <pad> included. A short text may offer fewer pairs to merge; ``vocabulary`` of the result says how
-        many ids there are.
+      vocabulary: V wanted, <unk> and <pad> included. A short text may offer fewer pairs to merge; ``vocabulary`` of the result
+        says how many ids there are.
 
     Returns:
       A ``Tokenizer`` that decodes each of the documents exactly; bytes it never saw become <unk>.
@@ -216,7 +217,8 @@ class Windows(NamedTuple):
 
 
 def windows(documents: Iterable[Sequence[int]], length: int) -> Windows:
-    """Cuts token lists into windows of L+1 tokens; neighbours share one, so that every token but a document's first is a label once.
+    """Cuts token lists into windows of L+1 tokens; neighbours share one, so that every token but a document's first is a label
+    once.
 
     Args:
       documents: lists of ids; those of fewer than two tokens hold no label and are left out.

@@ -1,7 +1,7 @@
 """The perceptron of the Learning Law paper (arXiv 2402.17759, section 4.2): logistic regression without a bias.
 
-The loss is written in the signed margin m = (2y − 1)·x·w, as softplus(−m). Against the textbook form softplus(x·w) − y·x·w it keeps its
-relative precision for well-learned examples, whose tiny losses are what the paper's property 4.2 counts.
+The loss is written in the signed margin m = (2y − 1)·x·w, as softplus(−m). Against the textbook form softplus(x·w) − y·x·w it
+keeps its relative precision for well-learned examples, whose tiny losses are what the paper's property 4.2 counts.
 """
 
 from __future__ import annotations

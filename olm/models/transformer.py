@@ -1,13 +1,13 @@
 """The small decoder-only transformer of the Learning Law paper (arXiv 2402.17759, appendix D), in flax linen.
 
-Pre-norm blocks with learned absolute positions, attention without biases, a ReLU network without biases, an untied output matrix and no
-dropout. Three details follow the published experiment rather than custom, and are kept because they change its numbers: the norm divides
-by (rms + 1e-8) and has a bias, attention scores are divided by √width instead of √(width of a head), and weights start from U(±1/√fan-in)
-with N(0, 1) embeddings.
+Pre-norm blocks with learned absolute positions, attention without biases, a ReLU network without biases, an untied output matrix
+and no dropout. Three details follow the published experiment rather than custom, and are kept because they change its numbers:
+the norm divides by (rms + 1e-8) and has a bias, attention scores are divided by √width instead of √(width of a head), and weights
+start from U(±1/√fan-in) with N(0, 1) embeddings.
 
-Searching a policy needs the derivative of a gradient along a direction (forward over reverse) at every step. Softmax and cross-entropy
-therefore carry their own derivative rules, a few products each, in place of those of exp, max and log; attention is plain products,
-since fused kernels have no such derivative.
+Searching a policy needs the derivative of a gradient along a direction (forward over reverse) at every step. Softmax and
+cross-entropy therefore carry their own derivative rules, a few products each, in place of those of exp, max and log; attention is
+plain products, since fused kernels have no such derivative.
 
 Not done: key-value caches, dropout, tied weights, grouped heads, other positions than learned ones.
 """
@@ -109,7 +109,8 @@ def _softmax_tangent(y: Array, tangent: Array) -> Array:
     return product - y * product.sum(-1, keepdims=True)
 
 
-# Written in the result y alone, these rules differentiate again into sums and products; masked entries have y = 0, hence no derivative.
+# Written in the result y alone, these rules differentiate again into sums and products; masked entries have y = 0, hence no
+# derivative.
 @causal_softmax.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = causal_softmax(*primals)
@@ -176,8 +177,8 @@ class Transformer(nn.Module):
             raise InputError(f"sequences of {length} inputs exceed the model's length {c.length}: shorten them or raise length")
         embedding_VxD = self.param("embedding", _normal(c, 1.0), (c.vocabulary, c.width))
         position_LxD = self.param("position", _normal(c, 1.0), (c.length, c.width))
-        # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to form the
-        # gradient of a weight, which took a quarter of the gradient's time.
+        # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to
+        # form the gradient of a weight, which took a quarter of the gradient's time.
         x_PxD = (embedding_VxD[tokens] + position_LxD[:length]).reshape(-1, c.width)
         for layer in range(c.layers):
             x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length)
@@ -280,9 +281,9 @@ def per_sequence_losses(config: TransformerConfig) -> Callable[[PyTree, PyTree],
       config: sizes.
 
     Returns:
-      ``(params, batch) -> [B]``, nats per token, with ``batch = {"tokens": [B, L+1] integers, "mask": [B, L]}``. Tokens 0 … L−1 are inputs
-      and 1 … L labels; ``mask`` says which labels count (1) and which are padding (0), and may be left out when all count. A sequence with
-      no label that counts has loss 0.
+      ``(params, batch) -> [B]``, nats per token, with ``batch = {"tokens": [B, L+1] integers, "mask": [B, L]}``. Tokens 0 … L−1
+      are inputs and 1 … L labels; ``mask`` says which labels count (1) and which are padding (0), and may be left out when all
+      count. A sequence with no label that counts has loss 0.
 
     Raises:
       InputError: when called with sequences longer than ``config.length + 1`` tokens.

@@ -171,6 +171,8 @@ def find_policy(
     objective, adjoint = objective or area(), adjoint or segmented()
     key_train, key_targets = jax.random.split(key)
     start = uniform_phi(policy, task, learner, steps) if phi is None else phi
+    # A weak type, as jnp.full of a Python number has, would have every program compiled once more after the first step.
+    start = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), start)
     # Everything that can be wrong with the input is found here, before a folder is touched.
     inputs(task, learner, policy, start, steps, key_train)
     if not jax.tree.leaves(start):

@@ -196,8 +196,8 @@ def projected_gradient(rate: float = 0.1) -> Method:
 
     >>> method = projected_gradient(rate=0.1)
     >>> phi, *_ = method.update(Simplex(), jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0]]), 1.0, (), 1.0)
-    >>> phi.round(3).tolist()
-    [[0.44999998807907104, 0.550000011920929]]
+    >>> [round(float(x), 3) for x in phi[0]]
+    [0.45, 0.55]
     """
     if rate <= 0:
         raise InputError(f"projected_gradient(rate={rate}): give a positive rate")

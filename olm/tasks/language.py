@@ -1,7 +1,8 @@
 """Language tasks: the paper's small transformer on generated stories or on text files (arXiv 2402.17759, section 4.2).
 
-The paper trains on TinyStories, half of the sentences spoiled, and wants low loss on clean ones. Here clean text is drawn from a grammar
-of known entropy, so that a loss can be measured from the floor it cannot pass and fresh targets never run out, or is read from files.
+The paper trains on TinyStories, half of the sentences spoiled, and wants low loss on clean ones. Here clean text is drawn from a
+grammar of known entropy, so that a loss can be measured from the floor it cannot pass and fresh targets never run out, or is read
+from files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from olm.data import corruption, stories as story_data, text as text_data
+from olm.data import corruption
+from olm.data import stories as story_data
+from olm.data import text as text_data
 from olm.data.corruption import Corruption
 from olm.data.stories import Grammar, StoryConfig
 from olm.data.text import Split, Tokenizer
@@ -115,7 +118,7 @@ def stories(key: Array, config: Stories = Stories()) -> Language:
       >>> int(language.corrupted.sum()), language.task.train["tokens"].shape
       (4, (8, 17))
       >>> language.decode(language.task.target["tokens"][0])
-      ''
+      '<story> mia visited bizu . she found pufe . <story> ana visited volo . she found tapa'
       >>> round(language.entropy, 3)
       1.111
 
@@ -166,8 +169,8 @@ def text(
 ) -> Language:
     """Learns from text files towards text like that of the target files.
 
-    The target files' documents are dealt to a target and a held-out test set, no document to both. Without target files all three sets
-    come from different documents of the training files.
+    The target files' documents are dealt to a target and a held-out test set, no document to both. Without target files all three
+    sets come from different documents of the training files.
 
     Args:
       key: random key of the corruption.
@@ -195,7 +198,7 @@ def text(
       >>> _ = path.write_text("\\n".join(f"{i} and {i} make {2 * i}." for i in range(99)))
       >>> language = text(jax.random.key(0), [path], split="lines", tokens="bytes", examples=8, targets=4, tests=4)
       >>> language.decode(language.task.target["tokens"][0])
-      ''
+      '71 and 71 make 14'
     """
     if tokens not in ("bpe", "bytes"):
         raise InputError(f"tokens must be bpe or bytes, not {tokens!r}")

@@ -1,7 +1,7 @@
 """The perceptron task of the Learning Law paper (arXiv 2402.17759, section 4.2 and appendix D).
 
-A teacher labels inputs by the side of a hyperplane they lie on. The learner sees zero-mean inputs of larger variance than those it
-is judged on, which lie around another mean: the only thing that makes one training example better than another is that shift.
+A teacher labels inputs by the side of a hyperplane they lie on. The learner sees zero-mean inputs of larger variance than those
+it is judged on, which lie around another mean: the only thing that makes one training example better than another is that shift.
 No label is ever wrong.
 """
 
@@ -42,8 +42,8 @@ def perceptron(
       dtype: float type of every array; None: JAX's default float.
 
     Returns:
-      A ``Task`` whose parameters are ``{"w": [D]}`` and whose batches are ``{"x": [B, D], "y": [B]}``. ``draw(key, n)`` gives fresh
-      desired examples labelled by the same teacher.
+      A ``Task`` whose parameters are ``{"w": [D]}`` and whose batches are ``{"x": [B, D], "y": [B]}``. ``draw(key, n)`` gives
+      fresh desired examples labelled by the same teacher.
 
     Raises:
       InputError: a size below 1 or a variance that is not positive.
