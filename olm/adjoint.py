@@ -8,7 +8,7 @@ and a ``readout`` that is only looked at. With costates λ_T = w_T ∇cost(c_T) 
 every adjoint returns the same gradients; they differ in which carries they keep and which they compute again:
 
 - `direct` keeps every carry: memory T, no recomputation;
-- `segmented` with k levels keeps segment starts, recursively: memory k·T^(1/k), k − 1 more forward sweeps;
+- `segmented` with k levels keeps segment starts, recursively: memory k·T^(1/k), up to k − 1 more forward sweeps;
 - `olm.offload.offloaded` drives segments from the host by a binomial schedule, carries in host memory or on disk.
 
 In all of them the costs are evaluated together with their gradients on the way back, so a cost is never paid for twice;
@@ -20,12 +20,12 @@ differentiating with respect to ``data``.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from olm.errors import InputError
 from olm.types import Array, PyTree
@@ -174,47 +174,37 @@ def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array]
     return costate, shared_bar, rows_bar, costs
 
 
-def _pieces(tree: PyTree, segments: int, size: int) -> tuple[PyTree, PyTree]:
-    """Leaves [T, ...] as [segments, size, ...] and the remainder."""
-    whole = segments * size
-    head = jax.tree.map(lambda x: x[:whole].reshape(segments, size, *x.shape[1:]), tree)
-    return head, jax.tree.map(lambda x: x[whole:], tree)
-
-
-def _joined(head: PyTree, tail: PyTree) -> PyTree:
-    """Undo `_pieces`."""
-
-    def join(a: Array, b: Array) -> Array:
-        flat = a.reshape(-1, *a.shape[2:])
-        return jnp.concatenate([flat, b]) if b.shape[0] else flat
-
-    return jax.tree.map(join, head, tail)
-
-
 def _segment_size(steps: int, levels: int, size: int | None) -> int:
-    """T^((k−1)/k), or a divisor of T within a quarter of it: without a remainder nothing has to be copied."""
-    if size is not None:
-        return min(size, steps)
-    ideal = max(1, round(steps ** ((levels - 1) / levels)))
-    near = [s for s in range(max(1, math.ceil(0.75 * ideal)), min(steps, math.floor(1.25 * ideal)) + 1) if steps % s == 0]
-    return min(near, key=lambda s: abs(s - ideal), default=ideal)
+    return min(steps, size or max(1, round(steps ** ((levels - 1) / levels))))
+
+
+def _steps(inputs: Inputs, start: Array | int, count: int) -> Inputs:
+    """The arguments of ``count`` steps from ``start`` on."""
+
+    def part(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, count)
+
+    return inputs._replace(rows=jax.tree.map(part, inputs.rows), aux=jax.tree.map(part, inputs.aux))
 
 
 def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, levels: int, size: int | None, readout: bool):
+    """(c_T, tape, readouts); the tape holds the segments' starts, and of the last segment what the next level keeps."""
     if levels == 1:
         return advance(program, inputs, carry, tape=True, readout=readout)
     steps = length(inputs.aux)
     span = _segment_size(steps, levels, size)
-    (rows, aux), (last_rows, last_aux) = _pieces((inputs.rows, inputs.aux), steps // span, span)
+    whole = -(-steps // span) - 1
 
-    def body(carry: PyTree, x: tuple[PyTree, PyTree]):
-        after, _, seen = advance(program, inputs._replace(rows=x[0], aux=x[1]), carry, tape=False, readout=readout)
+    def body(carry: PyTree, segment: Array):
+        after, _, seen = advance(program, _steps(inputs, segment * span, span), carry, tape=False, readout=readout)
         return after, (carry, seen)
 
-    carry, (starts, seen) = jax.lax.scan(body, carry, (rows, aux))
-    rest = inputs._replace(rows=last_rows, aux=last_aux)
-    last, _, last_seen = advance(program, rest, carry, tape=False, readout=readout)
-    return last, (starts, carry), _joined(seen, last_seen)
+    carry, (starts, seen) = jax.lax.scan(body, carry, jnp.arange(whole))
+    # The last segment is reversed at once: recorded now, it need not be run again.
+    rest = _steps(inputs, whole * span, steps - whole * span)
+    last, tail, last_seen = _levels_forward(program, rest, carry, levels - 1, None, readout)
+    seen = jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *b.shape[1:]), b]), seen, last_seen)
+    return last, (starts, tail), seen
 
 
 def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels: int, size: int | None):
@@ -222,26 +212,36 @@ def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels:
         return reverse(program, inputs, tape, costate, shared_bar, weights)
     steps = length(inputs.aux)
     span = _segment_size(steps, levels, size)
-    head, tail = _pieces((inputs.rows, inputs.aux, weights), steps // span, span)
-    starts, rest_start = tape
+    starts, tail = tape
+    whole = -(-steps // span) - 1
 
-    def segment(state: tuple[list[Array], PyTree], x):
-        start, (rows, aux, part) = x
-        here = inputs._replace(rows=rows, aux=aux)
+    def place(whole_run: PyTree, part: PyTree, start: Array | int) -> PyTree:
+        return jax.tree.map(lambda x, p: jax.lax.dynamic_update_slice_in_dim(x, p, start, 0), whole_run, part)
+
+    rest = _steps(inputs, whole * span, steps - whole * span)
+    costate, shared_bar, *part = _levels_reverse(
+        program, rest, tail, costate, shared_bar, weights[whole * span :], levels - 1, None
+    )
+    # Written in place, segment by segment: a table of policy gradients is never copied whole.
+    results = jax.tree.map(lambda p: jnp.zeros((steps, *p.shape[1:]), p.dtype), part)
+
+    def segment(state, x):
+        costate, shared_bar, results = state
+        number, start = x
+        here = _steps(inputs, number * span, span)
         _, inner, _ = _levels_forward(program, here, start, levels - 1, None, readout=False)
-        *state, rows_bar, costs = _levels_reverse(program, here, inner, *state, part, levels - 1, None)
-        return tuple(state), (rows_bar, costs)
+        part_weights = jax.lax.dynamic_slice_in_dim(weights, number * span, span)
+        costate, shared_bar, *part = _levels_reverse(
+            program, here, inner, costate, shared_bar, part_weights, levels - 1, None
+        )
+        return (costate, shared_bar, place(results, part, number * span)), None
 
-    state: Any = (costate, shared_bar)
-    last: Any = jax.tree.map(lambda x: x[:0], (inputs.rows, weights))
-    if steps % span:
-        state, last = segment(state, (rest_start, tail))
-    state, (rows_bar, costs) = jax.lax.scan(segment, state, (starts, head), reverse=True)
-    rows_bar, costs = _joined((rows_bar, costs), (last[0], last[1].astype(costs.dtype)))
-    return *state, rows_bar, costs
+    state = costate, shared_bar, place(results, part, whole * span)
+    (costate, shared_bar, results), _ = jax.lax.scan(segment, state, (jnp.arange(whole), starts), reverse=True)
+    return costate, shared_bar, *results
 
 
-def _finish(program: Program, inputs: Inputs, last: PyTree, carry_bar: PyTree, weights: Array):
+def finish(program: Program, inputs: Inputs, last: PyTree, carry_bar: PyTree, weights: Array):
     """λ_T, and the cost at c_T."""
     floats, _ = _split(last)
     if carry_bar is None:
@@ -259,8 +259,6 @@ def assemble(carry: PyTree, costate: list[Array], shared_bar: PyTree, rows_bar: 
     def leaf(x: Array) -> Array:
         if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             return next(floats)
-        import numpy as np
-
         return np.zeros(jnp.shape(x), jax.dtypes.float0)
 
     return Gradients(shared_bar, rows_bar, jax.tree.map(leaf, carry))
@@ -272,7 +270,7 @@ def _in_device_memory(name: str, levels: int, size: int | None) -> Adjoint:
 
     def backward(program: Program, inputs: Inputs, carry: PyTree, last: PyTree, tape: PyTree, weights: Array, carry_bar: PyTree):
         """Costs [T+1] and `Gradients` from the tape that ``forward`` left; ``carry`` is c_0, ``last`` c_T."""
-        end, costate = _finish(program, inputs, last, carry_bar, weights)
+        end, costate = finish(program, inputs, last, carry_bar, weights)
         zeros = jax.tree.map(jnp.zeros_like, inputs.shared)
         costate, shared_bar, rows_bar, costs = _levels_reverse(program, inputs, tape, costate, zeros, weights[:-1], levels, size)
         return jnp.append(costs, end), assemble(carry, costate, shared_bar, rows_bar)
@@ -307,7 +305,7 @@ def segmented(levels: int = 2, size: int | None = None) -> Adjoint:
       size: steps in a segment of the top level; None: T^((k−1)/k).
 
     Returns:
-      An `Adjoint`; k levels run k − 1 forward sweeps more than `direct`.
+      An `Adjoint`; k levels run up to k − 1 forward sweeps more than `direct`.
 
     Raises:
       InputError: for levels or size below 1.
@@ -324,7 +322,7 @@ def segmented(levels: int = 2, size: int | None = None) -> Adjoint:
 
 
 def carries_kept(steps: int, levels: int) -> int:
-    """How many carries `segmented` holds at once for a run of T steps: Σ over levels of starts, plus one remainder each.
+    """How many carries `segmented` holds at once for a run of T steps: starts of segments, and one segment's, recursively.
 
     Args:
       steps: T.
@@ -334,18 +332,21 @@ def carries_kept(steps: int, levels: int) -> int:
       A count of carries.
 
     >>> [carries_kept(4096, k) for k in (1, 2, 3)]
-    [4096, 129, 50]
+    [4096, 127, 45]
     """
     if levels == 1:
         return steps
     span = _segment_size(steps, levels, None)
-    return math.floor(steps / span) + 1 + carries_kept(span, levels - 1)
+    return -(-steps // span) - 1 + carries_kept(span, levels - 1)
 
 
 def _instantiated(cotangent: Any) -> Any:
-    """An array of zeros for the symbolic zero of a float output; those of integers are never looked at."""
-    symbolic = isinstance(cotangent, jax.custom_derivatives.SymbolicZero) and cotangent.dtype != jax.dtypes.float0
-    return jnp.zeros(cotangent.shape, cotangent.dtype) if symbolic else cotangent
+    """A cotangent as an array, where JAX passes a symbol for zeros."""
+    if not isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return cotangent
+    if cotangent.dtype == jax.dtypes.float0:
+        return np.zeros(cotangent.shape, cotangent.dtype)
+    return jnp.zeros(cotangent.shape, cotangent.dtype)
 
 
 def differentiable(program: Program, adjoint: Adjoint) -> Callable[[Inputs, PyTree], tuple[Array, PyTree, PyTree]]:

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.adjoint import Adjoint, Inputs, Program, Sweep, _finish, advance, assemble, length, reverse
+from olm.adjoint import Adjoint, Inputs, Program, Sweep, finish, advance, assemble, length, reverse
 from olm.errors import InputError
 from olm.records import fingerprint, load_arrays, load_meta, save_arrays
 from olm.records.files import explained
@@ -169,7 +169,7 @@ def _reverse(program: Program, inputs: Inputs, carry: PyTree, costate: list[Arra
 def _reverse_last(program: Program, inputs: Inputs, carry: PyTree, weights: Array):
     """The last segment meets c_T and its readouts for the first time on its reversal; ``weights`` has one entry more."""
     last, kept, seen = advance(program, inputs, carry, tape=True)
-    end, costate = _finish(program, inputs, last, None, weights)
+    end, costate = finish(program, inputs, last, None, weights)
     zeros = jax.tree.map(jnp.zeros_like, inputs.shared)
     costate, shared_bar, rows_bar, costs = reverse(program, inputs, kept, costate, zeros, weights[:-1])
     return last, seen, costate, shared_bar, (jnp.append(costs, end), rows_bar)

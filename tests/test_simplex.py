@@ -44,6 +44,7 @@ projected = jax.jit(lambda x: project(Simplex(), x))
 @example(np.zeros((ROWS, SIZE), np.float32))
 @example(np.full((ROWS, SIZE), 1 / SIZE, np.float32))
 @example(np.eye(ROWS, SIZE, dtype=np.float32) * np.float32(3e9) - 1)
+@example(np.tile(np.float32([99.999992, -99.99, 0.0, 100.0, -186.0592, 100.999985]), (ROWS, 1)))  # an endless loop, once
 @example(np.full((ROWS, SIZE), -1e30, np.float32) + np.eye(ROWS, SIZE, dtype=np.float32))
 def test_the_projection_is_the_nearest_feasible_point(x: np.ndarray) -> None:
     """Against bisection in float64; what the input itself cannot resolve is allowed for."""

@@ -229,7 +229,7 @@ class LearnerOptions:
     """Examples processed at once: less memory, the same result."""
 
     def build(self, learning_rate: float) -> Learner:
-        if not learning_rate > 0:
+        if not 0 < learning_rate < float("inf"):
             raise InputError(f"learning rate {learning_rate:g}: give a positive number")
         if not (0 <= self.momentum < 1 and 0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise InputError(f"momentum {self.momentum:g}, b1 {self.b1:g}, b2 {self.b2:g}: give numbers from 0 to below 1")
@@ -502,7 +502,7 @@ def recorded(options: Search[Any] | Replay[Any], kind: str, data: dict[str, Any]
 def _restored(default: Any, values: Any, where: str) -> Any:
     """``default`` with the values of a recorded group."""
     if not isinstance(values, dict):
-        raise InputError(f"{where} is not a group of settings: give a run folder of the command line")
+        raise InputError(f"{where} is {values!r}, not a group of settings: restore the file")
     hints = get_type_hints(type(default))
     if unknown := set(values) - set(hints):
         raise InputError(f"{where} has settings that this olm does not know: {', '.join(sorted(unknown))}; use the olm that made it")
@@ -523,7 +523,7 @@ def restored(run_path: str) -> Search[Any]:
     if config.get("kind") not in ("search", "train") or not isinstance(task, dict) or task.get("name") not in PRESETS:
         raise InputError(f"{run_path} was not made by the command line: give a folder that olm search or olm train has made")
     start = preset(task["name"], None)
-    where = f"{run_path}/config.json: "
-    groups = {f.name for f in dataclasses.fields(start)} & set(config)
-    values = {name: {k: v for k, v in config[name].items() if (name, k) != ("task", "name")} for name in groups}
-    return dataclasses.replace(start, **{n: _restored(getattr(start, n), v, where + n) for n, v in values.items()})
+    config = {**config, "task": {key: value for key, value in task.items() if key != "name"}}
+    groups = [f.name for f in dataclasses.fields(start) if f.name in config]
+    found = {name: _restored(getattr(start, name), config[name], f"{run_path}/config.json: {name}") for name in groups}
+    return dataclasses.replace(start, **found)

@@ -41,6 +41,8 @@ def _read(words: Sequence[str]) -> settings.Search[Any]:
         if given(words, "--preset") is not None:
             raise InputError("--preset sets up a new search: leave it out with --resume")
         default = settings.restored(resume)
+        if Run.open(resume).config["kind"] != "search":
+            raise InputError(f"{resume} holds a replay, not a search: give the folder of a search")
         if task not in (None, default.task.name):
             raise InputError(f"{resume} is a search on {default.task.name}, not on {task}: leave the task out, or use another folder")
     else:
@@ -72,6 +74,8 @@ def run(words: Sequence[str]) -> int:
         raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
     if place.resume is not None and place.run_dir is not None:
         raise InputError("--resume continues in its own folder: leave --run-dir out")
+    if options.search.grid_searches < 1:
+        raise InputError(f"grid-searches is {options.search.grid_searches}: give at least 1")
     learner = options.learner.build(options.learner.learning_rate)
     arguments = {
         "policy": options.policy.build(),

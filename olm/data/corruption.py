@@ -7,6 +7,7 @@ is chosen is not published; here it is a setting, and even odds the default.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -90,8 +91,13 @@ def corrupt(
     if vocabulary < pad + 2:
         raise InputError(f"vocabulary {vocabulary} has no token above the padding {pad}: raise it")
     tokens = jnp.asarray(tokens, jnp.int32)
+    mask = jnp.ones(tokens[:, 1:].shape, bool) if mask is None else jnp.asarray(mask, bool)
+    return _corrupt(key, tokens, mask, vocabulary, how, pad)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _corrupt(key: Array, tokens: Array, mask: Array, vocabulary: int, how: Corruption, pad: int) -> Corrupted:
     n, size = tokens.shape
-    mask = jnp.ones((n, size - 1), bool) if mask is None else jnp.asarray(mask, bool)
     which, key = jax.random.split(key)
     corrupted = jax.random.permutation(which, n) < round(how.fraction * n)
     place = jnp.arange(size)

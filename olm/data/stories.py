@@ -74,9 +74,9 @@ class StoryConfig:
             raise InputError(f"vocabulary {self.vocabulary} is too small for this grammar: at least {self.smallest}")
         if not 0 < self.end <= 1:
             raise InputError(f"end must lie in (0, 1], not {self.end}")
-        if self.mixture is not None:
-            if len(self.mixture) != self.topics or min(self.mixture) < 0 or abs(sum(self.mixture) - 1) > 1e-6:
-                raise InputError(f"mixture must be {self.topics} probabilities that sum to one, not {self.mixture}")
+        mixture = self.mixture or (1 / self.topics,) * self.topics
+        if len(mixture) != self.topics or min(mixture) < 0 or abs(sum(mixture) - 1) > 1e-6:
+            raise InputError(f"mixture must be {self.topics} probabilities that sum to one, not {self.mixture}")
 
     @property
     def smallest(self) -> int:
@@ -137,7 +137,7 @@ def grammar(config: StoryConfig) -> Grammar:
     place, thing = place.reshape(config.topics, -1), thing.reshape(config.topics, -1)
     stop, she, he, visited, found, was, the, and_ = function
     topics = range(config.topics)
-    mixture = np.full(config.topics, 1 / config.topics) if config.mixture is None else np.asarray(config.mixture)
+    mixture = config.mixture or (1 / config.topics,) * config.topics
 
     def zipf(n: int) -> np.ndarray:
         weights = np.arange(1, n + 1, dtype=np.float64) ** -config.exponent
@@ -154,7 +154,11 @@ def grammar(config: StoryConfig) -> Grammar:
     # index to remember]). Within a node tokens differ, which is what makes the source unifilar.
     def subject(i: int) -> list[tuple]:
         go_on, pronoun = 1 - config.end, he if i % 2 else she
-        return [(name[i], 0.3 * go_on, "act"), (pronoun, 0.45 * go_on, "act"), (the, 0.25 * go_on, "thing"), (STORY, config.end, "name")]
+        by_name, by_pronoun, of_thing = 0.3 * go_on, 0.45 * go_on, 0.25 * go_on
+        return [(name[i], by_name, "act"), (pronoun, by_pronoun, "act"), (the, of_thing, "thing"), (STORY, config.end, "name")]
+
+    def place_of_topic() -> list[tuple]:
+        return [(place[t, i], mixture[t] * p, "arrived", t) for t in topics for i, p in enumerate(zipf(config.places))]
 
     def goal(t: int, o: int, described: bool) -> list[tuple]:
         adjectives = [] if described else list(words("adjective", t, 0.25, "goal"))
@@ -165,7 +169,7 @@ def grammar(config: StoryConfig) -> Grammar:
         "story": ("", lambda: [(STORY, 1.0, "name")]),
         "name": ("", lambda: [(name[i], p, "visited", i) for i, p in enumerate(zipf(config.names))]),
         "visited": ("", lambda: [(visited, 1.0, "place")]),
-        "place": ("", lambda: [(place[t, i], mixture[t] * p, "arrived", t) for t in topics for i, p in enumerate(zipf(config.places))]),
+        "place": ("", place_of_topic),
         "arrived": ("", lambda: [(stop, 1.0, "finder")]),
         "finder": ("n", lambda i: [(he if i % 2 else she, 1.0, "found")]),
         "found": ("", lambda: [(found, 1.0, "finding")]),
@@ -193,22 +197,33 @@ def _tables(config: StoryConfig, nodes: dict, words: tuple[str, ...]) -> Grammar
     memory, number = config.names * strides["n"], {node: i for i, node in enumerate(nodes)}
     writes = {"name": "n", "place": "t", "finding": "o"}
     remembered = np.arange(memory)
-    row, rows = np.zeros((len(nodes), memory), np.int32), []
+    row = np.zeros((len(nodes), memory), np.int32)
+    rows: list[list[tuple]] = []
     for node, (depends, entries) in nodes.items():
         values = [remembered // strides[part] % extents[part] for part in depends]
         for value in np.unique(np.stack([*values, np.zeros(memory, int)], -1), axis=0)[:, : len(depends)]:
             alike = np.logical_and.reduce([v == x for v, x in zip(values, value, strict=True)] or [np.ones(memory, bool)])
             row[number[node], alike] = len(rows)
             stride = strides.get(writes.get(node, ""), 0)
-            rows.append([(t, p, t != STORY, number[to] * memory + stride * sum(index)) for t, p, to, *index in entries(*map(int, value))])
+            emitted = entries(*map(int, value))
+            rows.append([(t, p, t != STORY, number[to] * memory + stride * sum(index)) for t, p, to, *index in emitted])
     size = np.array([len(entries) for entries in rows])
     start = np.cumsum(size) - size
     token, probability, keep, effect = (np.array(column) for column in zip(*chain.from_iterable(rows), strict=True))
     accept, alias = np.ones(len(token)), np.arange(len(token))
     for first, n in zip(start, size, strict=True):
         accept[first : first + n], alias[first : first + n] = _alias(probability[first : first + n], first)
-    as_int = (x.astype(np.int32) for x in (row.reshape(-1), start, size, token))
-    return Grammar(*as_int, probability, keep.astype(np.int32), effect.astype(np.int32), accept, alias.astype(np.int32), memory, words)
+    integers = {
+        "row": row.reshape(-1),
+        "start": start,
+        "size": size,
+        "token": token,
+        "keep": keep,
+        "effect": effect,
+        "alias": alias,
+    }
+    tables = {name: values.astype(np.int32) for name, values in integers.items()}
+    return Grammar(**tables, probability=probability, accept=accept, memory=memory, words=words)
 
 
 def _alias(probability: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,8 @@ def read_documents(files: Sequence[str | PathLike[str]], split: Split = "paragra
             raise InputError(f"{file} is not UTF-8: byte {offset} is 0x{data[offset]:02x}; convert the file to UTF-8") from None
         if not text.strip():
             raise InputError(f"{file} is empty: give a file with text")
-        pieces = [text] if _SEPARATOR[split] is None else re.split(_SEPARATOR[split], text)
+        separator = _SEPARATOR[split]
+        pieces = [text] if separator is None else re.split(separator, text)
         documents += [piece.strip("\n") for piece in pieces if piece.strip()]
     return documents
 
@@ -126,7 +127,7 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> Tokenizer:
 
     needed = len({byte for document in documents for byte in document.encode()}) + 2
     if vocabulary < needed:
-        raise InputError(f"vocabulary {vocabulary} is smaller than the {needed} ids the text's own bytes need: raise it to at least {needed}")
+        raise InputError(f"the bytes of this text alone need {needed} ids, vocabulary is {vocabulary}: raise it")
     model = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tokenizers.decoders.ByteLevel()
@@ -192,15 +193,15 @@ def deal(documents: Sequence[str], sizes: dict[str, int], seed: int) -> dict[str
     """
     if len(documents) < len(sizes):
         raise InputError(
-            f"{len(documents)} document(s) cannot be kept apart as {', '.join(sizes)}: separate documents by blank lines, split by lines, "
-            "or give more files"
+            f"{len(documents)} document(s) cannot be kept apart as {', '.join(sizes)}: separate documents by blank lines, "
+            "split by lines, or give more files"
         )
     parts: dict[str, list[str]] = {name: [] for name in sizes}
     filled = dict.fromkeys(sizes, 0.0)
     for i in np.random.default_rng(seed).permutation(len(documents)):
         name = min(filled, key=filled.__getitem__)
         parts[name].append(documents[i])
-        filled[name] += len(documents[i].encode()) / sizes[name]
+        filled[name] += max(1, len(documents[i].encode())) / sizes[name]
     return parts
 
 
@@ -217,8 +218,9 @@ class Windows(NamedTuple):
 
 
 def windows(documents: Iterable[Sequence[int]], length: int) -> Windows:
-    """Cuts token lists into windows of L+1 tokens; neighbours share one, so that every token but a document's first is a label
-    once.
+    """Cuts token lists into windows of L+1 tokens.
+
+    Neighbours share one token, so that every token of a document but the first is a label once.
 
     Args:
       documents: lists of ids; those of fewer than two tokens hold no label and are left out.
@@ -265,6 +267,8 @@ def choose(cut: Windows, n: int, seed: int, name: str) -> Windows:
       (2, 3)
     """
     if n > len(cut.tokens):
-        raise InputError(f"the text gives {len(cut.tokens)} {name}, {n} were asked for: ask for fewer, shorten the length, or give more text")
+        raise InputError(
+            f"the text gives {len(cut.tokens)} {name}, not {n}: ask for fewer, shorten the length, or give more text"
+        )
     rows = np.sort(np.random.default_rng(seed).permutation(len(cut.tokens))[:n])
     return Windows(*(field[rows] for field in cut))

@@ -151,7 +151,8 @@ def _one_hot(logits: Array, labels: Array) -> Array:
 @cross_entropy.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     logits, labels = primals
-    return cross_entropy(logits, labels), ((_softmax(logits) - _one_hot(logits, labels).astype(logits.dtype)) * tangents[0]).sum(-1)
+    gradient = _softmax(logits) - _one_hot(logits, labels).astype(logits.dtype)
+    return cross_entropy(logits, labels), (gradient * tangents[0]).sum(-1)
 
 
 class Transformer(nn.Module):
@@ -161,7 +162,8 @@ class Transformer(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> module = Transformer(TransformerConfig(vocabulary=11, length=4, width=8, heads=2))
       >>> tokens = jnp.zeros((3, 4), jnp.int32)
-      >>> module.apply(module.init(jax.random.key(0), tokens), tokens).shape
+      >>> params = jax.jit(module.init)(jax.random.key(0), tokens)
+      >>> jax.jit(module.apply)(params, tokens).shape
       (3, 4, 11)
 
     Source: arXiv 2402.17759, appendix D.
@@ -175,8 +177,8 @@ class Transformer(nn.Module):
         length = tokens.shape[-1]
         if length > c.length:
             raise InputError(f"sequences of {length} inputs exceed the model's length {c.length}: shorten them or raise length")
-        embedding_VxD = self.param("embedding", _normal(c, 1.0), (c.vocabulary, c.width))
-        position_LxD = self.param("position", _normal(c, 1.0), (c.length, c.width))
+        embedding_VxD = self.param("embedding", _embedding(c), (c.vocabulary, c.width))
+        position_LxD = self.param("position", _embedding(c), (c.length, c.width))
         # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to
         # form the gradient of a weight, which took a quarter of the gradient's time.
         x_PxD = (embedding_VxD[tokens] + position_LxD[:length]).reshape(-1, c.width)
@@ -216,14 +218,17 @@ class RMSNorm(nn.Module):
         return x / (jnp.sqrt(jnp.mean(x * x, -1, keepdims=True)) + 1e-8) * weight + bias
 
 
-def _normal(config: TransformerConfig, deviation: float) -> Callable[..., Array]:
-    deviation = deviation if config.init == "torch" else 0.02
+def _embedding(config: TransformerConfig) -> Callable[..., Array]:
+    return _normal(1.0 if config.init == "torch" else 0.02)
+
+
+def _normal(deviation: float) -> Callable[..., Array]:
     return lambda key, shape: deviation * jax.random.normal(key, shape, jnp.result_type(float))
 
 
 def _linear(config: TransformerConfig, *, residual: bool = False) -> Callable[..., Array]:
     if config.init == "gpt2":
-        return _normal(config, 0.02 / math.sqrt(2 * config.layers) if residual else 0.02)
+        return _normal(0.02 / math.sqrt(2 * config.layers) if residual else 0.02)
 
     def uniform(key: Array, shape: tuple[int, int]) -> Array:
         bound = 1.0 / math.sqrt(shape[0])
@@ -250,7 +255,8 @@ def init(config: TransformerConfig) -> Callable[[Array], PyTree]:
     Source: arXiv 2402.17759, appendix D.
     """
     module = Transformer(config)
-    return lambda key: module.init(key, jnp.zeros((1, config.length), jnp.int32))["params"]
+    # Compiled, since linen's init also runs the model, one operation at a time.
+    return jax.jit(lambda key: module.init(key, jnp.zeros((1, config.length), jnp.int32))["params"])
 
 
 def logits(config: TransformerConfig) -> Callable[[PyTree, Array], Array]:
@@ -267,7 +273,7 @@ def logits(config: TransformerConfig) -> Callable[[PyTree, Array], Array]:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> logits(CPU)(init(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
+      >>> jax.jit(logits(CPU))(init(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
       (2, 5, 256)
     """
     module = Transformer(config)
@@ -291,7 +297,7 @@ def per_sequence_losses(config: TransformerConfig) -> Callable[[PyTree, PyTree],
     Example:
       >>> import jax, jax.numpy as jnp
       >>> batch = {"tokens": jnp.zeros((2, 17), jnp.int32)}
-      >>> per_sequence_losses(CPU)(init(CPU)(jax.random.key(0)), batch).shape
+      >>> jax.jit(per_sequence_losses(CPU))(init(CPU)(jax.random.key(0)), batch).shape
       (2,)
 
     Source: arXiv 2402.17759, section 2 and appendix D.

@@ -163,6 +163,8 @@ def find_policy(
     >>> solution.area_ratio < 1, solution.status
     (True, 'finished')
     """
+    if not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
     if evaluations < 1:
         raise InputError(f"evaluations is {evaluations}: give at least 1")
     if patience is not None and patience < 1:

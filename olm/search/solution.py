@@ -35,6 +35,9 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
     base = np.asarray(baseline.test if on_test else baseline.target, np.float64)
     new = np.asarray(found.test if on_test else found.target, np.float64)
     areas = [float(area_under_loss(x.astype(np.float32))) for x in (base, new)]
+    with np.errstate(all="ignore"):  # of curves that diverged
+        final_ratio = float(new[-1] / base[-1])
+        step_length_ratio = float(np.mean(found.step_lengths) / np.mean(baseline.step_lengths))
     return {
         "measured_on": "test" if on_test else "target",
         "acceleration": acceleration_ratio(base, new),
@@ -42,8 +45,8 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
         "area": {"baseline": areas[0], "found": areas[1]},
         "area_ratio": areas[1] / areas[0],
         "final": {"baseline": float(base[-1]), "found": float(new[-1])},
-        "final_ratio": float(new[-1] / base[-1]),
-        "step_length_ratio": float(np.mean(found.step_lengths) / np.mean(baseline.step_lengths)),
+        "final_ratio": final_ratio,
+        "step_length_ratio": step_length_ratio,
         "compression_ratio": {
             "baseline": float(compression_ratio(base, alphabet)),
             "found": float(compression_ratio(new, alphabet)),

@@ -65,8 +65,8 @@ class Stories:
     """
 
     model: TransformerConfig = transformer.CPU
-    grammar: StoryConfig = StoryConfig()
-    corruption: Corruption = Corruption()
+    grammar: StoryConfig = field(default_factory=StoryConfig)
+    corruption: Corruption = field(default_factory=Corruption)
     target_mixture: tuple[float, ...] | None = None
     examples: int = 256
     targets: int = 256
@@ -92,7 +92,7 @@ class Preset:
 
 CPU = Preset()
 PAPER = Preset(
-    Stories(transformer.PAPER, StoryConfig(vocabulary=5000, topics=8, names=16), examples=16384, targets=512, tests=2048),
+    Stories(transformer.PAPER, StoryConfig(vocabulary=5000, topics=8, names=16), examples=16384, targets=512, tests=512),
     steps=4000,
     rate=0.1,
     target_draws=512,
@@ -132,19 +132,24 @@ def stories(key: Array, config: Stories = Stories()) -> Language:
     desired = source
     if config.target_mixture is not None:
         desired = story_data.grammar(replace(config.grammar, mixture=config.target_mixture))
-    train_key, spoil_key, target_key, test_key = jax.random.split(key, 4)
+    spoil_key, *keys = jax.random.split(key, 4)
 
     def draw(key: Array, n: int) -> PyTree:
         return {"tokens": story_data.draw(desired, key, n, model.length), "mask": jnp.ones((n, model.length), bool)}
 
-    clean = story_data.draw(source, train_key, config.examples, model.length)
+    @jax.jit
+    def sets(train_key: Array, target_key: Array, test_key: Array) -> tuple[Array, PyTree, PyTree]:
+        clean = story_data.draw(source, train_key, config.examples, model.length)
+        return clean, draw(target_key, config.targets), draw(test_key, config.tests)
+
+    clean, target, test = sets(*keys)
     train = corruption.corrupt(spoil_key, clean, vocabulary=model.vocabulary, how=config.corruption)
     task = Task(
         init=transformer.init(model),
         losses=transformer.per_sequence_losses(model),
         train={"tokens": train.tokens, "mask": train.mask},
-        target=draw(target_key, config.targets),
-        test=draw(test_key, config.tests),
+        target=target,
+        test=test,
         draw=draw,
         alphabet=model.vocabulary,
     )
@@ -209,8 +214,8 @@ def text(
     train_documents = text_data.read_documents(train_files, split)
     # Sets are dealt before anything looks at the text, so that the tokenizer never sees what the model is tested on.
     if target_files:
-        documents = {"examples": train_documents}
-        documents |= text_data.deal(text_data.read_documents(target_files, split), {name: sizes[name] for name in ("targets", "tests")}, seed)
+        wanted = {"targets": targets, "tests": tests}
+        documents = {"examples": train_documents, **text_data.deal(text_data.read_documents(target_files, split), wanted, seed)}
     else:
         documents = text_data.deal(train_documents, sizes, seed)
     tokenizer = text_data.byte_tokenizer()

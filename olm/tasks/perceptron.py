@@ -64,7 +64,7 @@ def perceptron(
     if not train_variance > 0:
         raise InputError(f"train_variance must be positive, not {train_variance}")
     dtype = jnp.dtype(dtype or jnp.result_type(float))
-    teacher_key, train_key, target_key, test_key = jax.random.split(key, 4)
+    teacher_key, *keys = jax.random.split(key, 4)
     # The scale of the teacher plays no part, only its direction does.
     teacher_D = jax.random.normal(teacher_key, (width,), dtype)
 
@@ -75,12 +75,17 @@ def perceptron(
     def draw(key: Array, n: int) -> PyTree:
         return sample(key, n, target_mean, 1.0)
 
+    @jax.jit
+    def sets(train_key: Array, target_key: Array, test_key: Array) -> tuple[PyTree, PyTree, PyTree]:
+        return sample(train_key, examples, 0.0, math.sqrt(train_variance)), draw(target_key, targets), draw(test_key, tests)
+
+    train, target, test = sets(*keys)
     return Task(
         init=partial(model.init, width=width, dtype=dtype),
         losses=model.losses,
-        train=sample(train_key, examples, 0.0, math.sqrt(train_variance)),
-        target=draw(target_key, targets),
-        test=draw(test_key, tests),
+        train=train,
+        target=target,
+        test=test,
         draw=draw,
         alphabet=2,
     )

@@ -1,0 +1,155 @@
+"""The notebooks: their code runs and shows what their text says, their pairs agree, their outputs are clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jupytext
+import nbformat
+import optax
+import pytest
+
+import olm
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+KILOBYTES = 500
+
+
+def cells(path: Path) -> list[Any]:
+    """The cells of a notebook in either form."""
+    notebook = jupytext.read(path, fmt="py:percent") if path.suffix == ".py" else nbformat.read(path, as_version=4)
+    return notebook.cells
+
+
+def test_there_are_notebooks() -> None:
+    assert {"00_the_idea", "01_differentiate_training"} <= set(NAMES)
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pair_has_the_same_cells(name: str) -> None:
+    script, executed = ([(cell.cell_type, cell.source) for cell in cells(FOLDER / f"{name}{end}")] for end in (".py", ".ipynb"))
+    assert len(script) > 10
+    differing = [place for place, (a, b) in enumerate(zip(script, executed, strict=False)) if a != b]
+    assert script == executed, f"cells {differing} of {name} differ: run python notebooks/_execute.py {name}"
+
+
+def blemishes(cell: Any) -> list[str]:
+    """What an executed cell shows that a reader should not see, or fails to show."""
+    found, outputs = [], cell.outputs
+    for output in outputs:
+        if output.output_type == "error" or output.get("name") == "stderr":
+            found.append(f"{output.output_type} {output.get('name', '')}")
+        text = "".join([output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if kind != "image/png")])
+        text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
+        found += re.findall(r"0x[0-9a-f]{6,}|/(?:work|home|root|tmp|opt|Users)/\w+", text)
+    drawn = sum("image/png" in output.get("data", {}) for output in outputs)
+    if drawn != cell.source.count("plt.subplots("):
+        found.append(f"{drawn} figures")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_clean(name: str) -> None:
+    path = FOLDER / f"{name}.ipynb"
+    assert path.stat().st_size < KILOBYTES * 1000
+    code = [cell for cell in cells(path) if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), f"{name} was not executed in one go"
+    found = [f"cell {cell.execution_count}: {blemish}" for cell in code for blemish in blemishes(cell)]
+    assert not found, "\n".join(found)
+    shown = "".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
+    assert shown.startswith('<img src="data:image/png;base64,'), "the solution shows itself as figures"
+
+
+def test_the_checker_of_outputs_finds_blemishes() -> None:
+    output = nbformat.v4.new_output
+    planted = [
+        output("stream", name="stderr", text="warning"),
+        output("stream", name="stdout", text="at 0x7f00aa11bb"),
+        output("display_data", data={"text/plain": "saved to " + "/tmp" + "/run"}),
+        output("error", ename="ValueError", evalue="", traceback=[]),
+    ]
+    for blemish in planted:
+        assert blemishes(nbformat.v4.new_code_cell("pass", outputs=[blemish])), blemish
+    assert blemishes(nbformat.v4.new_code_cell("plt.subplots()")) == ["0 figures"]
+    assert blemishes(nbformat.v4.new_code_cell("pass", outputs=[output("stream", name="stdout", text="0.5")])) == []
+
+
+# What the text of a notebook says, as numbers of its namespace; printed by the process that runs it.
+MEASURES = {
+    "00_the_idea": """{
+        "finite difference": error, "area ratio": solution.area_ratio, "acceleration": solution.acceleration,
+        "own rates": grid.claim["area_ratio"], "gap": [float(gap[name].sum()) for name in ("uniform", "found")],
+        "similarity": [float(jnp.nanmean(similarity[name])) for name in ("uniform", "found")],
+    }""",
+    "01_differentiate_training": """{
+        "area ratio": solution.area_ratio, "on wrong labels": float(weights[wrong].sum()), "wrong": float(wrong.mean()),
+        "uniform": uniform, "learned": learned, "careful": float(found[person == 0].sum()), "objective": float(value),
+        "libraries": {name: accuracies[1] for name, accuracies in accuracies_of.items()},
+        "wrong labels do harm": float((slope[wrong] > 0).mean()), "right labels do harm": float((slope[~wrong] > 0).mean()),
+    }""",
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Run a notebook's Python as a script, with warnings as errors, and return its measures."""
+
+    def run(name: str) -> dict[str, Any]:
+        script = tmp_path_factory.mktemp(name) / "run.py"
+        source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        script.write_text(f"{source}\nimport json\nprint(json.dumps({MEASURES[name]}))\n", encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "MPLBACKEND": "Agg"}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", script.name],
+            cwd=script.parent, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_idea_holds(measured: Callable[[str], dict[str, Any]]) -> None:
+    """The gradient is that of a finite difference; the policy learns faster at the same rate and at each side's best one."""
+    found = measured("00_the_idea")
+    assert found["finite difference"] < 1e-6
+    assert found["area ratio"] < 0.75
+    assert found["acceleration"] > 2.5
+    assert found["own rates"] < 0.8
+    assert found["gap"][1] < found["gap"][0] / 4
+    assert found["similarity"][1] > 1.3 * found["similarity"][0]
+
+
+@pytest.mark.slow
+def test_training_is_differentiated(measured: Callable[[str], dict[str, Any]]) -> None:
+    """Wrong labels lose their weight, the weights serve a loop that knows nothing of olm, and all libraries' models learn."""
+    found = measured("01_differentiate_training")
+    assert found["area ratio"] < 0.5
+    assert found["on wrong labels"] < 0.1 < 0.3 < found["wrong"]
+    assert found["learned"] > found["uniform"] + 0.05
+    assert found["careful"] > 0.8
+    assert found["objective"] < 0.35
+    assert {"plain functions", "flax linen", "flax nnx", "equinox"} == set(found["libraries"])
+    assert all(accuracy > 0.94 for accuracy in found["libraries"].values())
+    assert found["wrong labels do harm"] > 0.8
+    assert found["right labels do harm"] < 0.25
+
+
+def test_results_show_themselves() -> None:
+    """A curve and a solution are figures in Jupyter."""
+    task = olm.Task(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, train=jnp.array([0.0, 2.0]), target=jnp.full(8, 1.5))
+    solution = olm.find_policy(task, olm.Learner(optax.sgd(0.1)), steps=4, evaluations=2, key=jax.random.key(0))
+    for shown in (solution, solution.curve):
+        assert re.fullmatch(r'<img src="data:image/png;base64,[A-Za-z0-9+/=]{1000,}" alt="figure">', shown._repr_html_())
