@@ -332,7 +332,7 @@ def carries_kept(steps: int, levels: int) -> int:
       A count of carries.
 
     >>> [carries_kept(4096, k) for k in (1, 2, 3)]
-    [4096, 127, 45]
+    [4096, 127, 46]
     """
     if levels == 1:
         return steps

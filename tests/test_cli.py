@@ -243,21 +243,23 @@ def test_the_language_defaults_are_the_task_s_own() -> None:
 
 
 def test_every_setting_of_the_language_task_arrives(built: Callable[..., _Seen], texts: tuple[str, str]) -> None:
-    def seen(flags: str, task: str = "") -> _Seen:
-        return built(flags, f"language --examples 12 --targets 6 --tests 5 --width 8 --heads 2 {task}")
+    def seen(flags: str) -> olm.Task:
+        return built(flags, "language --examples 12 --targets 6 --tests 5 --width 8 --heads 2 --length 9").task
 
-    stories = seen("--length 9 --vocabulary 80 --names 2 --places 1 --objects 1 --topics 2 --target-mixture 1 0 --layers 3 --mlp-ratio 2")
+    grammar = "--vocabulary 80 --names 2 --places 1 --objects 1 --topics 2"
+    flags = ("--layers 3 --mlp-ratio 2", "--corruption 1 --edits 20", "--language-seed 1", "--target-mixture 1 0")
+    plain, spoiled, other, shifted = (seen(f"{grammar} {flag}") for flag in flags)
     sizes = TransformerConfig(vocabulary=80, length=9, width=8, layers=3, heads=2, mlp_ratio=2)
-    params = jax.eval_shape(stories.task.init, jax.random.key(0))
+    params = jax.eval_shape(plain.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sizes.parameters
-    assert stories.task.alphabet == 80 and stories.task.train["tokens"].shape == (12, 10) and stories.task.draw is not None
-    plain, spoiled, other = (seen(flags).task for flags in ("", "--corruption 1 --edits 3", "--language-seed 1"))
+    assert plain.alphabet == 80 and plain.train["tokens"].shape == (12, 10) and plain.draw is not None
     assert not np.array_equal(other.test["tokens"], plain.test["tokens"])
-    assert not np.array_equal(spoiled.train["tokens"], plain.train["tokens"])
+    assert not np.array_equal(shifted.test["tokens"], plain.test["tokens"])
     assert np.array_equal(spoiled.test["tokens"], plain.test["tokens"])
-    files = seen("", f"--train {texts[0]} --target {texts[1]} --vocabulary 30")
-    assert files.task.draw is None and files.task.alphabet == 30 and files.task.target["tokens"].shape == (6, 17)
-    assert seen("", f"--train {texts[0]} --tokens bytes --split lines").task.alphabet == 258
+    assert all((spoiled.train["tokens"] != plain.train["tokens"]).any(axis=1) | (spoiled.train["mask"] != plain.train["mask"]).any(axis=1))
+    files = seen(f"--train {texts[0]} --target {texts[1]} --vocabulary 30")
+    assert files.draw is None and files.alphabet == 30 and files.target["tokens"].shape == (6, 10)
+    assert seen(f"--train {texts[0]} --tokens bytes --split lines").alphabet == 258
 
 
 @pytest.mark.slow
