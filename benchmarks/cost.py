@@ -26,8 +26,8 @@ from olm.tasks.perceptron import perceptron
 
 def language(quick: bool) -> tuple[olm.Task, int, float]:
     """The transformer task with random tokens: costs do not depend on their values."""
-    config = transformer.TransformerConfig(vocabulary=64 if quick else 512, length=16 if quick else 64, width=32 if quick else 128,
-                                           layers=2, heads=8)  # fmt: skip
+    sizes = {"vocabulary": 64, "length": 16, "width": 32} if quick else {"vocabulary": 512, "length": 64, "width": 128}
+    config = transformer.TransformerConfig(**sizes, layers=2, heads=8)
     keys = jax.random.split(jax.random.key(0), 2)
     tokens = [jax.random.randint(k, (n, config.length + 1), 0, config.vocabulary) for k, n in zip(keys, (32, 64), strict=True)]
     task = olm.Task(
@@ -77,7 +77,9 @@ def main() -> None:
         adjoints = {"stored": olm.adjoint.direct(), "segmented": olm.adjoint.segmented()}
         for label, adjoint in adjoints.items():
             run, phi = gradient(task, rate, steps, adjoint)
-            ratio = _bench.paired_ratio(lambda r=run, p=phi, t=task: r(p, t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats)
+            ratio = _bench.paired_ratio(
+                lambda r=run, p=phi, t=task: r(p, t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats
+            )
             values[label] = np.asarray(run(phi, task.train, task.target)[1])
             mebibytes = memory(run, phi, task.train, task.target) / 2**20
             rows.append({"what": f"{name}: policy gradient ({label}) / training run", **ratio, "temporary_MiB": mebibytes})
@@ -86,18 +88,25 @@ def main() -> None:
             _, theirs = naive(phi, *plain)
             for label, adjoint in adjoints.items():
                 run, _ = gradient(task, rate, steps, adjoint)
-                ratio = _bench.paired_ratio(lambda n=naive, p=phi, a=plain: n(p, *a), lambda r=run, p=phi, t=task: r(p, t.train, t.target), max(5, arguments.repeats // 3))
+                ratio = _bench.paired_ratio(
+                    lambda n=naive, p=phi, a=plain: n(p, *a),
+                    lambda r=run, p=phi, t=task: r(p, t.train, t.target),
+                    max(5, arguments.repeats // 3),
+                )
                 share = memory(naive, phi, *plain) / memory(run, phi, task.train, task.target)
-                rows.append({"what": f"{name}: jax.grad through a plain scan / policy gradient ({label})", **ratio, "memory_ratio": share,
-                             "temporary_MiB": memory(naive, phi, *plain) / 2**20})  # fmt: skip
+                what = f"{name}: jax.grad through a plain scan / policy gradient ({label})"
+                mebibytes = memory(naive, phi, *plain) / 2**20
+                rows.append({"what": what, **ratio, "memory_ratio": share, "temporary_MiB": mebibytes})
                 difference = np.linalg.norm(values[label] - theirs) / np.linalg.norm(theirs)
                 checks[f"gradient against jax.grad, float32 relative ({label})"] = float(difference)
         learner, uniform = olm.Learner(optax.sgd(rate)), olm.policy.uniform()
 
         @jax.jit
-        def ours(train: Any, target: Any, task: olm.Task = task, learner: Any = learner, steps: int = steps) -> Any:
+        def ours(
+            train: Any, target: Any, task: Any = task, learner: Any = learner, policy: Any = uniform, steps: int = steps
+        ) -> Any:
             there = task._replace(train=train, target=target)
-            curve = olm.train(there, learner, uniform, (), steps=steps, key=jax.random.key(0))
+            curve = olm.train(there, learner, policy, (), steps=steps, key=jax.random.key(0))
             return curve.params, curve.target
 
         equal = jax.tree.map(lambda a, b: bool((a == b).all()), ours(task.train, task.target)[0], bare(*plain)[0])

@@ -77,16 +77,17 @@ def losses(params, batch):
 optimiser = optax.adam(1e-2, eps_root=1e-8)
 
 
-def fit(params, weights, steps=200):
-    @jax.jit
-    def step(params, state):
-        gradient = jax.grad(lambda p: jnp.sum(weights * losses(p, train)))(params)
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+@jax.jit
+def step(params, state, weights):
+    gradient = jax.grad(lambda p: jnp.sum(weights * losses(p, train)))(params)
+    updates, state = optimiser.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
 
+
+def fit(params, weights, steps=200):
     state = optimiser.init(params)
     for _ in range(steps):
-        params, state = step(params, state)
+        params, state = step(params, state, weights)
     return params
 
 
@@ -232,7 +233,6 @@ class Nnx(nnx.Module):
 network = Linen()
 structure = nnx.graphdef(nnx.eval_shape(lambda: Nnx(nnx.Rngs(0))))
 models = {
-    "plain functions": (init, logits),
     "flax linen": (lambda key: network.init(key, train["x"]), network.apply),
     "flax nnx": (lambda key: nnx.state(Nnx(nnx.Rngs(key))), lambda params, x: nnx.merge(structure, params)(x)),
 }
@@ -261,7 +261,7 @@ accuracies_of = {}
 for name, (start, forward) in models.items():
     there = olm.find_policy(task_of(start, forward), learner, steps=200, policy=static, evaluations=10, key=jax.random.key(1))
     accuracies_of[name] = before, after = [accuracy(curve.params, forward) for curve in (there.baseline, there.curve)]
-    print(f"{name:15} area ratio {there.area_ratio:.3f}, accuracy {before:.1%} → {after:.1%}")
+    print(f"{name:10} area ratio {there.area_ratio:.3f}, accuracy {before:.1%} → {after:.1%}")
 
 # %% [markdown]
 # ## One step, in your own loop

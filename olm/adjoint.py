@@ -231,9 +231,7 @@ def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels:
         here = _steps(inputs, number * span, span)
         _, inner, _ = _levels_forward(program, here, start, levels - 1, None, readout=False)
         part_weights = jax.lax.dynamic_slice_in_dim(weights, number * span, span)
-        costate, shared_bar, *part = _levels_reverse(
-            program, here, inner, costate, shared_bar, part_weights, levels - 1, None
-        )
+        costate, shared_bar, *part = _levels_reverse(program, here, inner, costate, shared_bar, part_weights, levels - 1, None)
         return (costate, shared_bar, place(results, part, number * span)), None
 
     state = costate, shared_bar, place(results, part, whole * span)

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.adjoint import Adjoint, Inputs, Program, Sweep, finish, advance, assemble, length, reverse
+from olm.adjoint import Adjoint, Inputs, Program, Sweep, advance, assemble, finish, length, reverse
 from olm.errors import InputError
 from olm.records import fingerprint, load_arrays, load_meta, save_arrays
 from olm.records.files import explained

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,7 +266,7 @@ def load(path: str | Path) -> tuple[Policy, PyTree]:
 NAMES = ("uniform", "table", "static", "piecewise", "scorer", "learning_rate")
 
 
-def named(name: object, config: object = None, where: str = "") -> Policy:
+def named(name: object, config: Any = None, where: str = "") -> Policy:
     """A policy of this module by name.
 
     Args:

@@ -51,11 +51,11 @@ class Curve:
     params: PyTree
 
     def _repr_html_(self) -> str:
-        from olm.plots import learning, style
+        from olm import plots
 
         losses = self.target if self.test is None else self.test
         label = "target loss" if self.test is None else "test loss"
-        return style.inline(lambda ax: learning.loss_curves(np.asarray(losses), ax=ax, label=label))
+        return plots.inline(lambda ax: plots.loss_curves(np.asarray(losses), ax=ax, label=label))
 
 
 def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> Program:

@@ -289,6 +289,11 @@ def by_adjoint(task: olm.Task, steps: int, adjoint: adjoints.Adjoint) -> Callabl
 OPTIMISER = optax.sgd(0.01)
 
 
+def curve_only(task: olm.Task, steps: int) -> Callable[[Array], Array]:
+    """The run without a derivative."""
+    return lambda phi: olm.train(task, Learner(OPTIMISER), olm.policy.static(), phi, steps=steps, key=jax.random.key(0)).target
+
+
 def by_plain_scan(task: olm.Task, steps: int) -> Callable[[Array], Array]:
     """What one writes without olm: reverse mode through a scan of optax steps."""
 
@@ -317,6 +322,7 @@ def test_memory_is_what_the_adjoints_promise() -> None:
             "plain": by_plain_scan,
             "direct": lambda task, steps: by_adjoint(task, steps, adjoints.direct()),
             "segmented": lambda task, steps: by_adjoint(task, steps, adjoints.segmented(2)),
+            "curve": curve_only,
         }.items()
     }
     assert bytes_at["segmented"][0] < bytes_at["direct"][0] < bytes_at["plain"][0]
@@ -326,6 +332,7 @@ def test_memory_is_what_the_adjoints_promise() -> None:
     assert carry <= per_step["direct"] < carry + 64  # the carry, and a few scalars
     # √T starts and √T carries of one segment: 2 · (32 − 16) more of them at four times the length.
     assert bytes_at["segmented"][1] - bytes_at["segmented"][0] == pytest.approx(2 * 16 * carry, rel=0.1)
+    assert per_step["curve"] < 64  # where no derivative is asked for, nothing is kept
 
 
 def test_programs_of_different_memory_agree(x64: None) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from test_cli import TINY, interrupt_at, no_figures, rows, same  # noqa: F401
@@ -24,7 +26,7 @@ from test_cli import TINY, interrupt_at, no_figures, rows, same  # noqa: F401
 from olm.cli import main
 from olm.records import Run, load_arrays, save_arrays
 
-LANGUAGE = "search language --width 8 --heads 2 --quiet".split()
+LANGUAGE = shlex.split("search language --width 8 --heads 2 --quiet")
 
 
 @pytest.fixture
@@ -125,9 +127,14 @@ def test_a_command_that_cannot_be_understood(refused: Callable[..., str]) -> Non
 
 def test_files_that_cannot_be_read_as_text(refused: Callable[..., str], tmp_path: Path) -> None:
     good = "\n\n".join(f"story number {i} is about a cat and a dog" for i in range(40))
-    for name, content in (("good", good.encode()), ("empty", b" \n\n"), ("latin", "naïve".encode("latin-1")), ("short", b"one two")):
+    for name, content in (
+        ("good", good.encode()),
+        ("empty", b" \n\n"),
+        ("latin", "naïve".encode("latin-1")),
+        ("short", b"one two"),
+    ):
         (tmp_path / f"{name}.txt").write_bytes(content)
-    sizes = "--examples 8 --targets 4 --tests 4 --vocabulary 64 --length 4".split()
+    sizes = shlex.split("--examples 8 --targets 4 --tests 4 --vocabulary 64 --length 4")
     for files, said in (
         (["--train", "missing.txt"], "cannot read .*missing.txt: No such file"),
         (["--train", "good.txt", "--target", "missing.txt"], "cannot read .*missing.txt"),
@@ -160,7 +167,7 @@ def test_places_that_cannot_be_written(refused: Callable[..., str], tmp_path: Pa
 
 
 def test_a_disk_that_is_read_only(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found before the search begins. Permissions do not stop every user who runs the tests, so the system call is made to fail."""
+    """Found before the search begins. Permissions do not stop every user, so the system call itself is made to fail."""
 
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -229,7 +236,9 @@ def test_a_run_folder_that_is_damaged(refused: Callable[..., str], tmp_path: Pat
     resume = ["search", "--quiet", "--resume"]
     foreign = config(kind="note")
     assert "was not made by the command line" in refused(*resume, copy("foreign", "config.json", foreign))
-    assert "learner.learning_rate is 'fast'" in refused(*resume, copy("typed", "config.json", config(learner={"learning_rate": "fast"})))
+    assert "learner.learning_rate is 'fast'" in refused(
+        *resume, copy("typed", "config.json", config(learner={"learning_rate": "fast"}))
+    )
     newer = config(learner={"learning_rate": 0.1, "warmup": 3})
     assert "does not know: warmup" in refused(*resume, copy("newer", "config.json", newer))
     assert "cut or not JSON" in refused(*resume, copy("cut", "config.json", lambda data: data[:50]))
@@ -322,7 +331,10 @@ def test_an_interrupt_keeps_the_best_so_far_and_can_be_continued(
 
 
 def test_an_interrupt_between_a_row_and_its_state_loses_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path, no_figures: None  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Path,
+    no_figures: None,  # noqa: F811
 ) -> None:
     """The signal may come right after the row was appended, before the search has moved on."""
     path, append, count = tmp_path / "run", Run.append_metrics, itertools.count(1)
@@ -340,10 +352,12 @@ def test_an_interrupt_between_a_row_and_its_state_loses_neither(
 
 
 def test_a_search_that_diverges_says_so_and_keeps_what_it_has(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_figures: None  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_figures: None,  # noqa: F811
 ) -> None:
     path = tmp_path / "run"
-    assert main([*TINY, *"--optimiser momentum --momentum 0.99 --learning-rate 3e38".split(), "--run-dir", str(path)]) == 3
+    assert main([*TINY, *shlex.split("--optimiser momentum --momentum 0.99 --learning-rate 3e38"), "--run-dir", str(path)]) == 3
     error = capsys.readouterr().err
     assert "not finite" in error and "lower the learning rate" in error and str(path) in error and error.count("\n") == 1
     assert Run.open(path).summary()["status"] == "diverged" and len(rows(path)) == 1
@@ -355,11 +369,29 @@ def test_a_search_that_diverges_says_so_and_keeps_what_it_has(
     assert len(rows(path)) == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 8 GiB")])
+def test_too_little_memory_is_said_with_what_needs_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("olm.cli.search.find_policy", exhausted)
+    assert main(TINY) == 3
+    assert re.fullmatch(r"olm: out of memory: .*--chunk-size.*--adjoint segmented.*\n", capsys.readouterr().err)
+    monkeypatch.setattr("olm.cli.search.find_policy", lambda *_, **__: int("x"))
+    with pytest.raises(ValueError):  # a bug of ours keeps its traceback
+        main(TINY)
+
+
 def test_patience_stops_a_continued_search_where_an_undisturbed_one_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_figures: None,  # noqa: F811
 ) -> None:
     """From targets that teach nothing validation soon stops improving."""
-    words = [*TINY, "--target-draws", "0", "--targets", "8", "--validation-fraction", "0.5", "--evaluations", "30", "--patience", "3"]
+    flags = "--target-draws 0 --targets 8 --validation-fraction 0.5 --evaluations 30 --patience 3"
+    words = [*TINY, *shlex.split(flags)]
     assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
     whole = Run.open(tmp_path / "whole")
     ended = len(whole.metrics())

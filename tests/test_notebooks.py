@@ -141,7 +141,7 @@ def test_training_is_differentiated(measured: Callable[[str], dict[str, Any]]) -
     assert found["learned"] > found["uniform"] + 0.05
     assert found["careful"] > 0.8
     assert found["objective"] < 0.35
-    assert {"plain functions", "flax linen", "flax nnx", "equinox"} == set(found["libraries"])
+    assert {"flax linen", "flax nnx", "equinox"} == set(found["libraries"])
     assert all(accuracy > 0.94 for accuracy in found["libraries"].values())
     assert found["wrong labels do harm"] > 0.8
     assert found["right labels do harm"] < 0.25

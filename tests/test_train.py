@@ -122,6 +122,27 @@ def test_reported_quantities_carry_no_derivative(x64: None) -> None:
     assert np.linalg.norm(gradient(lambda curve: curve.target)) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_parameters_keep_their_type_and_phi_its_own(dtype: jnp.dtype, x64: None) -> None:
+    """A model in low precision trains and is differentiated in it; the result is float64's as far as the type can tell."""
+    policy, key = olm.policy.static(), jax.random.key(KEY)
+
+    def gradient(dtype: jnp.dtype) -> tuple[Array, PyTree]:
+        def cast(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+        task = cases.toy()
+        task = Task(lambda key: cast(cases.toy_init(key)), task.losses, cast(task.train), cast(task.target))
+        phi = start(policy, CLIPPED, 3).astype(jnp.float32)
+        _, found = olm.policy_gradient(task, CLIPPED, policy, phi, steps=3, key=key)
+        return found, olm.train(task, CLIPPED, policy, phi, steps=3, key=key).params
+
+    found, params = gradient(dtype)
+    assert found.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    expected, _ = gradient(jnp.float64)
+    assert 0 < cases.relative_error(found, expected) < 10 * float(jnp.finfo(dtype).eps)
+
+
 def test_a_derivative_in_the_data_is_an_error_and_not_a_zero() -> None:
     def area(scale: Array) -> Array:
         task = cases.toy()

@@ -11,9 +11,9 @@
     olm train perceptron --policy runs/static/policy.npz --learning-rate 2
     olm report runs/static                                   # draw figures and report.html again
 
-``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status: 0 done;
-2 the input cannot be used and nothing was written; 3 the search diverged or the disk is full, what was good before is kept;
-130 interrupted, the best so far is kept.
+``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status:
+0 done; 2 the input cannot be used and nothing was written; 3 the search diverged or the disk is full, what was good before is
+kept; 130 interrupted, the best so far is kept.
 """
 
 from __future__ import annotations
@@ -76,6 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, StorageError, DivergenceError) as error:
         print(f"olm: {error}", file=sys.stderr)
         return error.exit_status
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # how JAX says it
+            raise
+        print(
+            "olm: out of memory: process fewer examples at once with --chunk-size, or keep fewer states with "
+            "--adjoint segmented or offloaded",
+            file=sys.stderr,
+        )
+        return 3
     except KeyboardInterrupt:
         print("olm: interrupted", file=sys.stderr)
         return 130

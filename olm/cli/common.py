@@ -67,7 +67,8 @@ def _one_line(box: str) -> str:
     if "╭" not in text:  # without a frame the title is a section of its own
         sections = sections[1:] or sections
     said = " ".join(sections[0]).rstrip(".") or "the arguments cannot be read"
-    suggested = [line.split()[0] for part in sections if part and part[0].startswith("Perhaps") for line in part[1:] if line[:2] == "--"]
+    hints = (part[1:] for part in sections if part and part[0].startswith("Perhaps"))
+    suggested = [line.split()[0] for lines in hints for line in lines if line.startswith("--")]
     return said[0].lower() + said[1:] + (f": did you mean {' or '.join(dict.fromkeys(suggested))}?" if suggested else "")
 
 
@@ -118,28 +119,22 @@ def _number(value: Any, form: str) -> str:
 
 def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "found") -> str:
     """Two curves side by side, from the dict of `olm.search.compare`."""
-    ratio = measures["compression_ratio"]
-    rows = [
-        (f"measured on {measures['measured_on']}", baseline, found, "found / uniform"),
-        *(
-            (name, *(_number(measures[key][side], ".5g") for side in ("baseline", "found")), _number(measures[f"{key}_ratio"], ".3f"))
-            for name, key in (("area under the loss, nats", "area"), ("final loss, nats", "final"))
-        ),
-        *(
-            [("area above the source's entropy", "", "", _number(measures["area_above_entropy_ratio"], ".3f"))]
-            if "area_above_entropy_ratio" in measures
-            else []
-        ),
-        ("compression ratio", _number(ratio["baseline"], ".4g"), _number(ratio["found"], ".4g"), ""),
-        ("step length", "", "", _number(measures["step_length_ratio"], ".3f")),
-        ("acceleration", "", "", f"{_number(measures['acceleration'], '.3g')}×"),
-        ("acceleration, first crossing", "", "", f"{_number(measures['acceleration_first'], '.3g')}×"),
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    )
+    rows = [[f"measured on {measures['measured_on']}", baseline, found, "found / uniform"]]
+
+    def both(name: str, values: Mapping[str, Any], ratio: str) -> None:
+        rows.append([name, *(_number(values[side], ".5g") for side in ("baseline", "found")), ratio])
+
+    both("area under the loss, nats", measures["area"], _number(measures["area_ratio"], ".3f"))
+    both("final loss, nats", measures["final"], _number(measures["final_ratio"], ".3f"))
+    both("compression ratio", measures["compression_ratio"], "")
+    if "area_above_entropy_ratio" in measures:
+        rows.append(["area above the source's entropy", "", "", _number(measures["area_above_entropy_ratio"], ".3f")])
+    rows.append(["step length", "", "", _number(measures["step_length_ratio"], ".3f")])
+    rows.append(["acceleration", "", "", f"{_number(measures['acceleration'], '.3g')}×"])
+    rows.append(["acceleration, first crossing", "", "", f"{_number(measures['acceleration_first'], '.3g')}×"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
+    return "\n".join("  ".join(map(format, row, places)).rstrip() for row in rows)
 
 
 def finish(run: Run) -> Path:

@@ -7,200 +7,21 @@ continued, replayed and compared setting by setting.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 import jax
-import numpy as np
 import optax
 from tyro.conf import FlagCreatePairsOff, arg
 
 from olm import adjoint as adjoints
 from olm import objective as objectives
 from olm import policy as policies
+from olm.cli.tasks import Language, Perceptron, count, none_means
 from olm.errors import InputError
-from olm.records import Run, fingerprint
+from olm.records import Run
 from olm.search import Method, mirror_descent, projected_gradient
-from olm.types import Learner, Policy, Task
-
-
-def _none(meaning: str) -> Callable[[str], str]:
-    """How the help shows a default that may be None."""
-    return lambda default: f"(default: {meaning if default == 'None' else default})"
-
-
-def _count(meaning: str) -> Any:
-    return arg(metavar="INT|None", help_behavior_hint=_none(meaning))
-
-
-class Built(NamedTuple):
-    """A task and what else is known about it.
-
-    Attributes:
-      task: what is learned.
-      data: what identifies the data, for ``config.json``.
-      facts: numbers for ``summary.json``; ``entropy`` is the loss in nats that no model can beat.
-      group: [N] 1 for a corrupted training example, or None.
-    """
-
-    task: Task
-    data: dict[str, Any]
-    facts: dict[str, Any]
-    group: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Perceptron:
-    """The perceptron of the Learning Law paper: a teacher labels, training inputs are shifted against those that count."""
-
-    name = "perceptron"
-
-    width: int = 128
-    """D, length of an input."""
-    examples: int = 4096
-    """N, training examples."""
-    targets: int = 512
-    """K, examples of the fixed target sample (used when --target-draws is 0)."""
-    tests: int = 8192
-    """M, held-out examples; no choice looks at them."""
-    train_variance: float = 3.0
-    """Variance of each coordinate of a training input."""
-    target_mean: float = 0.5
-    """Mean of each coordinate of a target input."""
-
-    def resolved(self) -> Perceptron:
-        return self
-
-    def build(self, key: jax.Array, seed: int) -> Built:
-        from olm.tasks.perceptron import perceptron
-
-        task = perceptron(key, **dataclasses.asdict(self))
-        return Built(task, {"fingerprint": _fingerprint(task)}, {})
-
-
-@dataclass(frozen=True)
-class Language:
-    """The paper's small transformer on generated stories, half of them corrupted, or on text files of your own."""
-
-    name = "language"
-
-    train: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: none, generated stories)")] = ()
-    """UTF-8 text files to learn from."""
-    target: Annotated[tuple[str, ...], arg(metavar="FILE ...", help_behavior_hint="(default: the --train files)")] = ()
-    """UTF-8 text files of the kind the model shall be good at; targets and held-out tests come from different documents of them."""
-    split: Annotated[str, arg(metavar="{paragraphs,lines,files}")] = "paragraphs"
-    """For files: what a document is."""
-    tokens: Annotated[str, arg(metavar="{bpe,bytes}")] = "bpe"
-    """For files: byte-pair encodings learned on the spot, or bytes."""
-    vocabulary: Annotated[int | None, _count("256 of stories, 512 of files")] = None
-    """V, token ids: of the stories, or wanted of byte-pair encodings."""
-    examples: int = 256
-    """N, training sequences."""
-    targets: int = 256
-    """K, sequences of the fixed target sample."""
-    tests: Annotated[int | None, _count("1024 of stories, 256 of files")] = None
-    """M, held-out sequences; no choice looks at them."""
-    corruption: Annotated[float | None, arg(metavar="FLOAT|None", help_behavior_hint=_none("0.5 of stories, 0 of files"))] = None
-    """Share of the training sequences that is corrupted, 0 to 1."""
-    edits: int = 20
-    """Edits of each corrupted sequence: replace a token, delete the last, or repeat one."""
-    odds: Annotated[tuple[float, float, float], arg(metavar="FLOAT FLOAT FLOAT")] = (1.0, 1.0, 1.0)
-    """Relative odds of those three edits."""
-    topics: int = 4
-    """For stories: topics of the grammar."""
-    mixture: Annotated[tuple[float, ...], arg(metavar="FLOAT ...", help_behavior_hint="(default: all alike)")] = ()
-    """For stories: probability of each topic."""
-    target_mixture: Annotated[tuple[float, ...], arg(metavar="FLOAT ...", help_behavior_hint="(default: as in training)")] = ()
-    """For stories: probability of each topic in the target distribution."""
-    names: int = 8
-    """For stories: names in the grammar."""
-    places: int = 4
-    """For stories: places of each topic."""
-    objects: int = 8
-    """For stories: objects of each topic."""
-    exponent: float = 1.0
-    """For stories: the r-th word of a list has probability in proportion to r^(−exponent)."""
-    end: float = 0.2
-    """For stories: probability that a story ends after a sentence."""
-    language_seed: int = 0
-    """For stories: which words there are; another seed is another language."""
-    length: int = 16
-    """L, tokens predicted in a sequence."""
-    width: int = 32
-    """D, width of the transformer."""
-    layers: int = 2
-    """Blocks of the transformer."""
-    heads: int = 4
-    """Attention heads of a block; divides the width."""
-    mlp_ratio: int = 4
-    """Hidden width of a block's network over the width."""
-    score_scale: Annotated[str, arg(metavar="{width,head}")] = "width"
-    """Attention scores are divided by the root of the whole width, as published, or of a head's."""
-    init: Annotated[str, arg(metavar="{torch,gpt2}")] = "torch"
-    """Initial weights: torch as published, or gpt2."""
-
-    def resolved(self) -> Language:
-        files = bool(self.train)
-        return dataclasses.replace(
-            self,
-            train=tuple(map(os.path.abspath, self.train)),
-            target=tuple(map(os.path.abspath, self.target)),
-            vocabulary=self.vocabulary if self.vocabulary is not None else 512 if files else 256,
-            tests=self.tests if self.tests is not None else 256 if files else 1024,
-            corruption=self.corruption if self.corruption is not None else 0.0 if files else 0.5,
-        )
-
-    def build(self, key: jax.Array, seed: int) -> Built:
-        from olm.data.corruption import Corruption
-        from olm.data.stories import StoryConfig
-        from olm.models.transformer import TransformerConfig
-        from olm.tasks import language
-
-        if self.target and not self.train:
-            raise InputError("--target files need --train files: name them, or leave both out for generated stories")
-        this = self.resolved()
-        corruption = Corruption(this.corruption, this.edits, this.odds)
-        sizes = {name: getattr(this, name) for name in ("examples", "targets", "tests")}
-        model = TransformerConfig(
-            256, this.length, this.width, this.layers, this.heads, this.mlp_ratio, this.score_scale, this.init
-        )
-        if this.train:
-            built = language.text(
-                key,
-                this.train,
-                this.target,
-                model=model,
-                tokens=this.tokens,
-                vocabulary=this.vocabulary,
-                split=this.split,
-                corruption_of_train=corruption,
-                seed=seed,
-                **sizes,
-            )
-        else:
-            names = ("vocabulary", "topics", "names", "places", "objects", "exponent", "end")
-            grammar = StoryConfig(
-                mixture=this.mixture or None, seed=this.language_seed, **{name: getattr(this, name) for name in names}
-            )
-            built = language.stories(
-                key, language.Stories(model, grammar, corruption, this.target_mixture or None, **sizes)
-            )
-        hashes = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in (*this.train, *this.target)}
-        facts = {
-            "vocabulary": built.model.vocabulary,
-            "parameters": built.model.parameters,
-            **({} if built.entropy is None else {"entropy": built.entropy}),
-        }
-        data = {**({"files": hashes} if hashes else {}), "fingerprint": _fingerprint(built.task)}
-        return Built(built.task, data, facts, np.asarray(built.corrupted).astype(int) if built.corrupted.any() else None)
-
-
-def _fingerprint(task: Task) -> str:
-    return fingerprint((task.train, task.target, task.test))[:16]
+from olm.types import Learner, Policy
 
 
 @dataclass(frozen=True)
@@ -221,11 +42,11 @@ class LearnerOptions:
     """For adamw: added under the root. 0 makes policy gradients NaN where a gradient entry is zero."""
     weight_decay: float = 0.0
     """For adamw: weight decay, times η at every step."""
-    clip: Annotated[float | None, arg(metavar="FLOAT|None", help_behavior_hint=_none("no clipping"))] = None
+    clip: Annotated[float | None, arg(metavar="FLOAT|None", help_behavior_hint=none_means("no clipping"))] = None
     """Largest norm of a gradient; longer ones are shortened to it."""
-    batch_size: Annotated[int | None, _count("all N, full batch")] = None
+    batch_size: Annotated[int | None, count("all N, full batch")] = None
     """B, examples in one step."""
-    chunk_size: Annotated[int | None, _count("all at once")] = None
+    chunk_size: Annotated[int | None, count("all at once")] = None
     """Examples processed at once: less memory, the same result."""
 
     def build(self, learning_rate: float) -> Learner:
@@ -259,7 +80,7 @@ class TrainingOptions:
     """T, training steps."""
     seed: int = 0
     """Of the initialisation, the order of examples and the target draws."""
-    data_seed: Annotated[int | None, _count("the seed")] = None
+    data_seed: Annotated[int | None, count("the seed")] = None
     """Of the generated data."""
 
     def keys(self) -> tuple[jax.Array, jax.Array]:
@@ -339,7 +160,7 @@ class SearchOptions:
     """Fresh target examples for each evaluation, where the task can draw; 0: the fixed target sample."""
     validation_fraction: float = 0.25
     """Share of a fixed target sample kept back to choose what is returned; 0: none."""
-    patience: Annotated[int | None, _count("spend them all")] = None
+    patience: Annotated[int | None, count("spend them all")] = None
     """Stop when validation has not improved for so many evaluations."""
     grid: bool = False
     """Also compare each side at its own best learning rate: uniform weights and searches on a grid of factors of 2."""
@@ -363,11 +184,13 @@ class AdjointOptions:
     """direct: keep every state; segmented: keep some and recompute; offloaded: keep them in host memory or on disk."""
     levels: int = 2
     """For segmented: k, memory for about k·T^(1/k) states and k − 1 training runs more."""
-    segment: Annotated[int | None, _count("from T and levels")] = None
+    segment: Annotated[int | None, count("from T and levels")] = None
     """For segmented and offloaded: steps in a segment."""
-    snapshots: Annotated[int | None, _count("the start of every segment")] = None
+    snapshots: Annotated[int | None, count("the start of every segment")] = None
     """For offloaded: states kept at once."""
-    folder: Annotated[str | None, arg(name="offload-dir", metavar="DIR|None", help_behavior_hint=_none("host memory"))] = None
+    folder: Annotated[str | None, arg(name="offload-dir", metavar="DIR|None", help_behavior_hint=none_means("host memory"))] = (
+        None
+    )
     """For offloaded: where the states are kept."""
 
     def build(self) -> adjoints.Adjoint:
@@ -387,9 +210,9 @@ class AdjointOptions:
 class RunOptions:
     """Where results go. These do not change them."""
 
-    run_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=_none("runs/TASK-DATE-NUMBER"))] = None
+    run_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=none_means("runs/TASK-DATE-NUMBER"))] = None
     """A new folder for the results."""
-    preset: Annotated[str | None, arg(metavar="{cpu,paper}", help_behavior_hint=_none("cpu"))] = None
+    preset: Annotated[str | None, arg(metavar="{cpu,paper}", help_behavior_hint=none_means("cpu"))] = None
     """Defaults of all settings: cpu takes minutes on two cores; paper is as published. Other flags override it."""
     quiet: FlagCreatePairsOff[bool] = False
     """No progress on the terminal."""
@@ -399,7 +222,7 @@ class RunOptions:
 class SearchRunOptions(RunOptions):
     """Where results go. These do not change them."""
 
-    resume: Annotated[str | None, arg(metavar="RUN", help_behavior_hint=_none("a new run"))] = None
+    resume: Annotated[str | None, arg(metavar="RUN", help_behavior_hint=none_means("a new run"))] = None
     """Continue the search of this folder with its settings; --evaluations, --patience and --grid may differ."""
     save_every: Annotated[float, arg(metavar="SECONDS")] = 20.0
     """Seconds between two saved states; a search that is killed repeats what it did after the last one. 0: always save."""
@@ -426,7 +249,7 @@ class Search(Generic[T]):
 class ReplayOptions:
     """The policy."""
 
-    policy: Annotated[str | None, arg(metavar="FILE", help_behavior_hint=_none("policy.npz of the run"))] = None
+    policy: Annotated[str | None, arg(metavar="FILE", help_behavior_hint=none_means("policy.npz of the run"))] = None
     """A saved policy."""
 
 
@@ -458,9 +281,7 @@ PRESETS: dict[str, dict[str, Search[Any]]] = {
             search=SearchOptions(evaluations=10, target_draws=256),
         ),
         "paper": Search(
-            Language(
-                vocabulary=5000, topics=8, names=16, examples=16384, targets=512, tests=512, length=64, width=128, heads=8
-            ),
+            Language(vocabulary=5000, topics=8, names=16, examples=16384, targets=512, tests=512, length=64, width=128, heads=8),
             learner=LearnerOptions(learning_rate=0.1, chunk_size=256),
             training=TrainingOptions(steps=4000),
             search=SearchOptions(evaluations=15, target_draws=0, validation_fraction=0.0),
@@ -505,7 +326,8 @@ def _restored(default: Any, values: Any, where: str) -> Any:
         raise InputError(f"{where} is {values!r}, not a group of settings: restore the file")
     hints = get_type_hints(type(default))
     if unknown := set(values) - set(hints):
-        raise InputError(f"{where} has settings that this olm does not know: {', '.join(sorted(unknown))}; use the olm that made it")
+        names = ", ".join(sorted(unknown))
+        raise InputError(f"{where} has settings that this olm does not know: {names}; use the olm that made it")
     found = {}
     for name, value in values.items():
         value = tuple(value) if isinstance(value, list) else value

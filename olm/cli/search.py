@@ -44,7 +44,8 @@ def _read(words: Sequence[str]) -> settings.Search[Any]:
         if Run.open(resume).config["kind"] != "search":
             raise InputError(f"{resume} holds a replay, not a search: give the folder of a search")
         if task not in (None, default.task.name):
-            raise InputError(f"{resume} is a search on {default.task.name}, not on {task}: leave the task out, or use another folder")
+            there = default.task.name
+            raise InputError(f"{resume} is a search on {there}, not on {task}: leave the task out, or use another folder")
     else:
         default = settings.preset(str(task), given(words, "--preset"))
     return parse(
@@ -142,8 +143,8 @@ def _show(options: settings.Search[Any], solution: Solution, measures: dict[str,
     best = solution.best_evaluation
     kept = "the step after the last" if best > len(solution.history) else f"evaluation {best}" if best else "the start"
     seconds = sum(row["seconds"] for row in solution.history)
-    print(f"{options.task.name}, policy {solution.policy.name}, η = {options.learner.learning_rate:g}: {solution.message}; {kept} is kept")
-    print(f"{len(solution.history)} evaluations took {seconds:.0f} s")
+    print(f"{options.task.name}, policy {solution.policy.name}, η = {options.learner.learning_rate:g}")
+    print(f"{len(solution.history)} evaluations in {seconds:.0f} s, {kept} is kept: {solution.message}")
     print(table(measures), flush=True)
 
 
@@ -156,7 +157,8 @@ def _grid(options: settings.Search[Any], main: Run, task: Task, searched: Learne
 
         def opened() -> Run:
             path = main.path / "grid" / f"{rate:g}"
-            own = {**config, "learner": {**config["learner"], "learning_rate": rate}, "search": {**config["search"], "grid": False}}
+            changes: dict[str, dict[str, Any]] = {"learner": {"learning_rate": rate}, "search": {"grid": False}}
+            own = {**config, **{group: {**config[group], **change} for group, change in changes.items()}}
             if not options.run.quiet:
                 say(f"searching at η = {rate:g}")
             made = Run.resume(path, own, MAY_CHANGE) if (path / "config.json").exists() else Run.create(path, own, main.command)

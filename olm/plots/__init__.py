@@ -5,11 +5,12 @@ when the first figure is drawn, and its settings are never changed for good.
 """
 
 from olm.plots.learning import learning_rate_grid, loss_curves, objective_history
-from olm.plots.style import new_figure, save, style
+from olm.plots.style import inline, new_figure, save, style
 from olm.plots.weights import contributions, weights_distribution, weights_heatmap
 
 __all__ = [
     "contributions",
+    "inline",
     "learning_rate_grid",
     "loss_curves",
     "new_figure",

@@ -15,7 +15,7 @@ The test set of a task plays no part here.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,20 +33,20 @@ class Targets(NamedTuple):
     Attributes:
       fixed: the sample that every gradient uses, or None when examples are drawn.
       validation: examples kept for choosing what is returned, or None (then the objective itself chooses).
-      key, count: ``task.draw(fold_in(key, evaluation), count)`` is an evaluation's fresh sample.
+      key, draws: ``task.draw(fold_in(key, evaluation), draws)`` is an evaluation's fresh sample.
     """
 
     fixed: PyTree
     validation: PyTree
-    key: Array | None
-    count: int
+    key: Any
+    draws: int
 
     def sample(self, task: Task, evaluation: int) -> PyTree:
         """The target examples of one evaluation."""
         if self.fixed is not None:
             return self.fixed
         assert task.draw is not None
-        return task.draw(jax.random.fold_in(self.key, evaluation), self.count)
+        return task.draw(jax.random.fold_in(self.key, evaluation), self.draws)
 
 
 def targets(task: Task, target_draws: int, validation_fraction: float, key: Array) -> Targets:

@@ -188,7 +188,7 @@ def find_policy(
         "policy": _describe(policy._asdict()),
         "method": _describe(method._asdict()),
         "objective": objective.name,
-        "target_draws": sample.count,
+        "target_draws": sample.draws,
         "validation_fraction": validation_fraction,
         "patience": patience,
         "adjoint": adjoint.name,
@@ -235,9 +235,7 @@ class _Search(NamedTuple):
     def evaluate(self, phi: PyTree, number: int) -> _Evaluation:
         """One training run and its adjoint; ``number`` picks the target draw."""
         task = self.task._replace(target=self.sample.sample(self.task, number))
-        arguments, carry = inputs(
-            task, self.learner, self.policy, phi, self.steps, self.key, validation=self.sample.validation
-        )
+        arguments, carry = inputs(task, self.learner, self.policy, phi, self.steps, self.key, validation=self.sample.validation)
         loop = program(task, self.learner, self.policy, self.steps)
         result = sweep(loop, self.adjoint, arguments, carry, self.objective, self.steps)
         weights = self.objective.weights(self.steps)
@@ -263,8 +261,8 @@ class _Search(NamedTuple):
         return self.areas(_forward(loop, arguments, carry)["validation"])
 
     def run(self, run: Run | None, evaluations: int, patience: int | None, save_every: float, progress: bool) -> Solution:
-        state = _State(self.start, self.method.init(self.policy.feasible, self.start),
-                       _Point(self.start, self.method.init(self.policy.feasible, self.start), self.start), self.start)  # fmt: skip
+        at_rest = self.method.init(self.policy.feasible, self.start)
+        state = _State(self.start, at_rest, _Point(self.start, at_rest, self.start), self.start)
         book, history = _Book(), []
         if run is not None and (saved := run.load_state(state)) is not None:
             state, book = jax.tree.map(jnp.asarray, saved[0]), _read_book(run, saved[1])
@@ -343,7 +341,8 @@ class _Search(NamedTuple):
             if not finite and (first or failures >= RETRIES):
                 what = "the first evaluation is" if first else f"{failures} evaluations in a row are"
                 hint = "lower the learning rate" if first else "lower the learning rate, or the method's fall or rate"
-                message = f"{what} not finite (objective {seen.objective} at evaluation {number}): {hint}{self.eps_root_hint(first)}"
+                hint += "; an optimiser like AdamW also needs a positive eps_root"
+                message = f"{what} not finite (objective {seen.objective} at evaluation {number}): {hint}"
                 row.update(accepted=False, message=message, rate=0.0)
                 return state, book._replace(status="diverged", message=message, failures=failures), row
             # Back to the best point, without momentum, with a smaller step.
@@ -358,9 +357,6 @@ class _Search(NamedTuple):
         )
         row["rate"] = float(rate)
         return state._replace(phi=phi, method=method), book, row
-
-    def eps_root_hint(self, first: bool) -> str:
-        return "; with Adam-like optimisers set eps_root to a positive value" if first else ""
 
     def conclude(self, state: _State, book: _Book, history: list[dict[str, Any]]) -> Solution:
         """Look at the last step too, decide between the best evaluation and the start, and run both curves."""
@@ -380,13 +376,9 @@ class _Search(NamedTuple):
                 message += "; nothing found beats the start on validation by more than chance, so the start is returned"
         else:
             phi, best = self.start, 0
-        curves = [
-            train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key) for p in (self.start, phi)
-        ]
+        curves = [train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key) for p in (self.start, phi)]
         measures = compare(curves[0], curves[1], self.task.alphabet)
-        return Solution(
-            self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures
-        )
+        return Solution(self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures)
 
     def write(self, run: Run, solution: Solution) -> None:
         """The run folder's results: policy, parameters, curves, a sample of the weights, summary."""

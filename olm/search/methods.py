@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +136,8 @@ def mirror_descent(
         return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)[:, None] * centred, measure
 
     def update(feasible: PyTree, phi: PyTree, gradient: PyTree, value: Array, state: MirrorState, scale: Array):
-        constraints, treedef = jax.tree.flatten(broadcast_prefix(feasible, phi))
+        flat = jax.tree.flatten(broadcast_prefix(feasible, phi))
+        constraints, treedef = flat[0], cast(Any, flat[1])
         xs, gs = treedef.flatten_up_to(phi), treedef.flatten_up_to(gradient)
         leaves = treedef.flatten_up_to(state.leaves)
         moves = [direction(c, x, g) for c, x, g in zip(constraints, xs, gs, strict=True)]
@@ -175,7 +176,14 @@ def mirror_descent(
 
         return state._replace(leaves=jax.tree.map(still, state.leaves, is_leaf=lambda x: isinstance(x, _Leaf)))
 
-    config = (("fall", fall), ("momentum", momentum), ("agreement", agreement), ("window", window), ("cap", cap), ("largest", largest))
+    config = (
+        ("fall", fall),
+        ("momentum", momentum),
+        ("agreement", agreement),
+        ("window", window),
+        ("cap", cap),
+        ("largest", largest),
+    )
     return Method("mirror_descent", init, update, restart, config)
 
 

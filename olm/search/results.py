@@ -30,7 +30,8 @@ def sampled_weights(
 
     Returns:
       ``weights`` [steps, examples] of those sampled, ``weights_steps`` and ``weights_examples`` (which they are: positions
-      in the batch, which is all N examples without mini-batches) and ``n_examples`` (B); an empty dict for a policy with features.
+      in the batch, which is all N examples without mini-batches) and ``n_examples`` (B); an empty dict for a policy with
+      features.
 
     >>> import optax
     >>> task = Task(None, None, train=jnp.zeros((3, 1)), target=None)

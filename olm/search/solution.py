@@ -83,7 +83,7 @@ class Solution:
 
     @property
     def acceleration(self) -> float:
-        """T / t*, t* the first step from which the found curve stays at or below the baseline's final loss (`olm.acceleration_ratio`)."""
+        """T / t*, t* the first step from which the found curve stays at or below the baseline's final loss."""
         return self.measures["acceleration"]
 
     @property
@@ -138,11 +138,11 @@ class Solution:
         return policies.save(path, self.policy, self.phi)
 
     def _repr_html_(self) -> str:
-        from olm.plots import learning, style
+        from olm import plots
 
         on_test = self.measures["measured_on"] == "test"
         base, found = (np.asarray(c.test if on_test else c.target) for c in (self.baseline, self.curve))
-        return style.inline(
-            lambda ax: learning.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"),
-            lambda ax: learning.objective_history(self.history, ax=ax),
+        return plots.inline(
+            lambda ax: plots.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"),
+            lambda ax: plots.objective_history(self.history, ax=ax),
         )

@@ -1,0 +1,162 @@
+"""Write the table of results into README.md, from the files of benchmarks/results: no number there is typed by hand.
+
+    python docs/results.py [--check]
+
+Files that are not there yet leave out their rows. ``--check`` writes nothing and fails where README differs. A row cites its file,
+and `tests/test_docs.py` looks its decimals up there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+SECTION = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
+
+Row = tuple[str, str]
+"""What was measured, and its figures."""
+
+
+def estimate(measure: dict[str, Any], decimals: int = 2, unit: str = "") -> str:
+    """``mean [low, high]`` of an interval over seeds; without the brackets where there is one seed."""
+    bounds = [measure.get(name) for name in ("low", "high")]
+    if None in bounds:
+        return f"{measure['mean']:.{decimals}f}{unit}"
+    return f"{measure['mean']:.{decimals}f}{unit} [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]"
+
+
+def times(ratio: float) -> str:
+    """A ratio as 1,234×, 56× or 3.21×."""
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.2f}×"
+
+
+def ratios(measures: dict[str, Any], names: dict[str, str]) -> str:
+    """The estimates that are there, in a line."""
+    return ", ".join(
+        f"{shown} {estimate(measures[name], unit='×' if name.startswith('acceleration') else '')}"
+        for name, shown in names.items()
+        if name in measures
+    )
+
+
+def seeds(result: dict[str, Any]) -> str:
+    """How many independent runs, for the text of a row."""
+    count = len(result["runs"])
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def perceptron_paper(result: dict[str, Any]) -> Iterator[Row]:
+    """The paper's own curve."""
+    for name, measures in result["summary"].items():
+        figures = ratios(measures, {"acceleration_on_target": "acceleration", "acceleration_first_on_target": "first crossing"})
+        held_out = estimate(measures["area_ratio"])
+        yield (
+            f"perceptron, 512 fixed targets, {name}, measured on those 512 as in the paper; {seeds(result)}",
+            f"{figures}; on held-out data the area ratio is {held_out}",
+        )
+
+
+CLAIMS = {"acceleration": "acceleration", "area_ratio": "area ratio", "final_ratio": "final-loss ratio"}
+
+
+def perceptron_fresh(result: dict[str, Any]) -> Iterator[Row]:
+    """Claim (a), held out."""
+    for name, measures in result["summary"].items():
+        yield f"perceptron, claim (a), fresh targets, {name}, held out; {seeds(result)}", ratios(measures, CLAIMS)
+        if "seconds" in measures:
+            yield "wall time of such a search, two cores", estimate(measures["seconds"], 1, " s")
+
+
+def perceptron_best_rates(result: dict[str, Any]) -> Iterator[Row]:
+    """Claim (b), held out."""
+    for measures in result["summary"].values():
+        names = {name: shown for name, shown in CLAIMS.items() if name != "acceleration"}
+        yield f"perceptron, claim (b): each side at its own best learning rate, held out; {seeds(result)}", ratios(measures, names)
+
+
+def perceptron_honest(result: dict[str, Any]) -> Iterator[Row]:
+    """Few fixed targets with the guard on, by policy class."""
+    classes = ", ".join(f"{name} {estimate(measures['area_ratio'], 3)}" for name, measures in result["summary"].items())
+    yield f"perceptron, 512 fixed targets, a quarter kept back, area ratio held out; {seeds(result)}", classes
+
+
+def language(result: dict[str, Any]) -> Iterator[Row]:
+    """Both claims on generated stories and on files."""
+    names = {**CLAIMS, "area_above_entropy_ratio": "ratio of areas above the entropy"}
+    for name, measures in result["summary"].items():
+        yield f"language, {name}, held out; {seeds(result)}", ratios(measures, names)
+
+
+def cost(result: dict[str, Any]) -> Iterator[Row]:
+    """Ratios of time, and of memory where there is one."""
+    for row in result["rows"]:
+        memory = f", with 1/{row['memory_ratio']:.1f} of the memory" if row.get("memory_ratio") else ""
+        yield row["what"], f"{row['ratio']:.2f}{memory}"
+    equal = [value for name, value in result["checks"].items() if "bitwise" in name]
+    if equal:
+        yield "uniform weights against bare optax: parameters", "bitwise equal" if all(equal) else "not bitwise equal"
+
+
+def exactness(result: dict[str, Any]) -> Iterator[Row]:
+    """The largest error over all combinations."""
+    for task in ("toy", "transformer"):
+        if task in result:
+            found = result[task]
+            yield (
+                f"policy gradient against reverse mode through a Python loop, float64, {task}",
+                f"largest relative error {found['max_gradient_error']:.1e} over {found['combinations']} combinations",
+            )
+
+
+def peer(result: dict[str, Any]) -> Iterator[Row]:
+    """One search iteration of the published algorithm."""
+    compared = result["weights"]["uniform"]["comparisons"]
+    for name, shown in (("published", "as published"), ("sort projection", "with a sort projection")):
+        row = compared[f"{name} / olm projected gradient"]
+        yield f"one search iteration, the published algorithm in PyTorch {shown} / olm", times(row["ratio"])
+
+
+def import_time(result: dict[str, Any]) -> Iterator[Row]:
+    """Importing olm."""
+    yield f"`{result['olm']}` / `{result['libraries']}`, time", f"{result['ratio']:.2f}"
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    function.__name__: function
+    for function in (
+        perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language, cost, exactness, peer, import_time,
+    )
+}  # fmt: skip
+
+
+def table(folder: Path = RESULTS) -> str:
+    """The rows of all results that are there, as a Markdown table."""
+    lines = ["| what | measured | from |", "|---|---|---|"]
+    for name, rows in ROWS.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            cited = f"[{name}](benchmarks/results/{name}.json)"
+            lines += [f"| {what} | {figures} | {cited} |" for what, figures in rows(json.loads(path.read_text(encoding="utf-8")))]
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "No results are committed yet.\n"
+
+
+def main() -> None:
+    """Rewrite the section, or compare."""
+    text = README.read_text(encoding="utf-8")
+    if not SECTION.search(text):
+        sys.exit("README.md has no section between <!-- results --> and <!-- /results -->")
+    new = SECTION.sub(lambda _: table(), text)
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if new == text else "README.md does not show the committed results: run python docs/results.py")
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The search as a whole on a small perceptron: what it finds, what it may look at, and how it ends."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import olm
+from olm.errors import InputError
+from olm.search import best_rates, convincing, guard, mirror_descent, projected_gradient, targets
+from olm.search import loop as search_loop
+from olm.tasks.perceptron import perceptron
+
+STEPS, KEY = 30, jax.random.key(7)
+TASK = perceptron(jax.random.key(0), width=8, examples=32, targets=24, tests=256)
+SGD = optax.sgd(0.2)
+LEARNER = olm.Learner(SGD)
+
+
+def search(task: olm.Task = TASK, **changes: object) -> olm.Solution:
+    settings: dict = {"steps": STEPS, "key": KEY, "evaluations": 6, "target_draws": 128} | changes
+    return olm.find_policy(task, settings.pop("learner", LEARNER), **settings)
+
+
+@pytest.mark.parametrize("method", [mirror_descent(), projected_gradient(rate=0.3)], ids=lambda m: m.name)
+def test_a_search_learns_faster_on_examples_that_no_choice_saw(method: olm.search.Method) -> None:
+    found = search(method=method, evaluations=10)
+    assert found.area_ratio < 0.97 and found.acceleration > 1 and found.status == "finished"
+    np.testing.assert_allclose(jnp.sum(found.phi, axis=1), 1, rtol=1e-5)
+    assert float(jnp.min(found.phi)) >= 0
+    assert [row["evaluation"] for row in found.history] == list(range(1, 11))
+
+
+def test_the_same_defaults_serve_at_learning_rates_far_apart() -> None:
+    for rate in (0.05, 3.2):
+        found = search(learner=olm.Learner(optax.sgd(rate)), evaluations=10)
+        assert found.area_ratio < 0.99, rate
+
+
+def test_the_test_set_changes_nothing_but_the_report() -> None:
+    other = TASK._replace(test=jax.tree.map(lambda x: -x[:64], TASK.test))
+    a, b = search(evaluations=3), search(other, evaluations=3)
+    np.testing.assert_array_equal(a.phi, b.phi)
+    assert a.history[-1]["objective"] == b.history[-1]["objective"] and a.area_ratio != b.area_ratio
+
+
+def test_a_reserved_part_of_a_fixed_target_set_never_enters_a_gradient() -> None:
+    sample = targets(TASK, 0, 0.25, KEY)
+    assert sample.fixed["x"].shape == (18, 8) and sample.validation["x"].shape == (6, 8)
+    rows = {tuple(np.asarray(r).tolist()) for r in sample.fixed["x"]}
+    assert not rows & {tuple(np.asarray(r).tolist()) for r in sample.validation["x"]}
+    assert rows <= {tuple(np.asarray(r).tolist()) for r in TASK.target["x"]}
+
+
+def test_what_validation_does_not_confirm_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_loop, "convincing", lambda baseline, found: False)
+    found = search()
+    assert found.best_evaluation == 0 and found.area_ratio == 1.0 and "the start is returned" in found.message
+    np.testing.assert_array_equal(found.phi, np.full((STEPS, 32), 1 / 32, np.float32))
+
+
+def test_convincing_asks_for_more_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(1, 0.3, 400)
+    assert convincing(base, base - 0.05 + rng.normal(0, 0.1, 400))
+    wins = sum(convincing(base, base + rng.normal(0, 0.1, 400)) for _ in range(400))
+    assert 5 <= wins <= 40  # 5% of 400 is 20
+
+
+def test_a_step_that_raises_the_objective_sharply_is_taken_again_and_counts() -> None:
+    found = search(method=mirror_descent(fall=0.9, largest=50.0), evaluations=8, target_draws=0, validation_fraction=0)
+    retried = [row for row in found.history if not row["accepted"]]
+    assert retried and all("taken again" in row["message"] for row in retried) and len(found.history) == 8
+    assert found.history[-1]["scale"] < 1
+    assert found.summary()["on_target"]["area_ratio"] <= 1
+
+
+def test_values_that_are_not_finite_end_the_search_with_a_message() -> None:
+    found = search(learner=olm.Learner(optax.sgd(1e38)))
+    assert found.status == "diverged" and found.best_evaluation == 0
+    assert "first evaluation" in found.message and "learning rate" in found.message
+
+
+def test_patience_ends_a_search_that_validation_no_longer_rewards() -> None:
+    found = search(evaluations=40, target_draws=0, patience=3)
+    assert found.status == "stopped" and len(found.history) < 40 and "3 evaluations" in found.message
+
+
+def test_an_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance, calls = search_loop._Search.advance, []
+
+    def interrupted(self, state, book):  # noqa: ANN001, ANN202
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return advance(self, state, book)
+
+    monkeypatch.setattr(search_loop._Search, "advance", interrupted)
+    found = search()
+    assert found.status == "interrupted" and len(found.history) == 3 and found.area_ratio < 1
+
+
+def timeless(path) -> list[dict]:  # noqa: ANN001
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> None:  # noqa: ANN001
+    search(evaluations=3, run_dir=tmp_path / "a")
+    longer = search(evaluations=6, run_dir=tmp_path / "a", resume=True)
+    whole = search(evaluations=6, run_dir=tmp_path / "b")
+    np.testing.assert_array_equal(longer.phi, whole.phi)
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+    with pytest.raises(InputError, match="steps"):
+        search(steps=STEPS + 1, run_dir=tmp_path / "a", resume=True)
+
+
+def test_a_saved_policy_trains_to_the_same_curve(tmp_path) -> None:  # noqa: ANN001
+    found = search(evaluations=3)
+    policy, phi = olm.policy.load(found.save(tmp_path / "policy.npz"))
+    again = olm.train(TASK, LEARNER, policy, phi, steps=STEPS, key=jax.random.split(KEY)[0])
+    np.testing.assert_array_equal(again.test, found.curve.test)
+
+
+def test_mini_batches_and_other_policies_search_too() -> None:
+    for policy in (olm.policy.static(), olm.policy.piecewise(3), olm.policy.scorer(), olm.policy.table()):
+        found = search(policy=policy, learner=olm.Learner(SGD, batch_size=16), evaluations=6)
+        objectives = [row["objective"] for row in found.history]
+        assert min(objectives[1:]) < objectives[0], policy.name
+
+
+def test_each_side_gets_its_own_best_rate() -> None:
+    rates = []
+    grid = best_rates(
+        TASK,
+        lambda rate: olm.Learner(optax.sgd(rate)),
+        learning_rate=0.2,
+        steps=STEPS,
+        key=KEY,
+        searches=2,
+        evaluations=3,
+        target_draws=128,
+        on_search=lambda rate: rates.append(rate) or {},
+    )
+    uniform = {row["learning_rate"]: row["area_validation"] for row in grid.rows if row["side"] == "uniform"}
+    assert grid.learning_rates["uniform"] == min(uniform, key=uniform.__getitem__)
+    assert min(uniform) < grid.learning_rates["uniform"] < max(uniform)
+    assert rates[0] == grid.learning_rates["uniform"] and len(rates) <= 2
+    np.testing.assert_allclose(grid.claim["area"]["baseline"], np.mean(grid.baseline.test[1:]), rtol=1e-6)
+
+
+def test_solutions_and_curves_show_themselves() -> None:
+    found = search(evaluations=2)
+    assert found._repr_html_().startswith("<img") and found.curve._repr_html_().startswith("<img")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluations": 0}, "evaluations is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"patience": 0}, "patience"),
+        ({"validation_fraction": 1.0, "target_draws": 0}, "validation_fraction"),
+        ({"target_draws": -1}, "target_draws"),
+        ({"policy": olm.policy.uniform()}, "no parameters"),
+        ({"phi": jnp.ones((2, 2))}, "phi has shapes"),
+        ({"learner": olm.Learner(SGD, batch_size=33)}, "batch size 33"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(changes: dict, words: str, tmp_path) -> None:  # noqa: ANN001
+    with pytest.raises(InputError, match=words):
+        search(run_dir=tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_target_draws_are_a_function_of_the_evaluation() -> None:
+    sample = targets(TASK, 5, 0.25, KEY)
+    a, b, again = (sample.sample(TASK, n)["x"] for n in (1, 2, 1))
+    np.testing.assert_array_equal(a, again)
+    assert not np.array_equal(a, b) and not np.array_equal(a, sample.validation["x"])
+    assert guard.targets(TASK, 0, 0, KEY).validation is None
