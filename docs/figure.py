@@ -2,8 +2,8 @@
 
     python docs/figure.py
 
-Three searches of 40 evaluations at the paper's sizes, some minutes on two cores. Left, both sides at the paper's learning rate; right,
-each at its own best one by validation. The loss is that of 8,192 held-out examples.
+Three searches of 40 evaluations at the paper's sizes, some minutes on two cores. Left, both sides at the paper's learning rate;
+right, each at its own best one by validation. The loss is that of 8,192 held-out examples.
 """
 
 from __future__ import annotations

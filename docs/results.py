@@ -2,8 +2,8 @@
 
     python docs/results.py [--check]
 
-Files that are not there yet leave out their rows. ``--check`` writes nothing and fails where README differs. A row cites its file,
-and `tests/test_docs.py` looks its decimals up there.
+Files that are not there yet leave out their rows. ``--check`` writes nothing and fails where README differs. A row cites its
+file, and `tests/test_docs.py` looks its decimals up there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def perceptron_best_rates(result: dict[str, Any]) -> Iterator[Row]:
     """Claim (b), held out."""
     for measures in result["summary"].values():
         names = {name: shown for name, shown in CLAIMS.items() if name != "acceleration"}
-        yield f"perceptron, claim (b): each side at its own best learning rate, held out; {seeds(result)}", ratios(measures, names)
+        yield f"perceptron, claim (b), each side at its best learning rate, held out; {seeds(result)}", ratios(measures, names)
 
 
 def perceptron_honest(result: dict[str, Any]) -> Iterator[Row]:
@@ -131,7 +131,8 @@ def import_time(result: dict[str, Any]) -> Iterator[Row]:
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     function.__name__: function
     for function in (
-        perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language, cost, exactness, peer, import_time,
+        perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language,
+        cost, exactness, peer, import_time,
     )
 }  # fmt: skip
 

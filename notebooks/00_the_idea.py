@@ -115,13 +115,14 @@ solution = olm.find_policy(task, learner, steps=steps, key=key, evaluations=40, 
 solution
 
 # %%
-print(f"acceleration      {solution.acceleration:.2f}×   (training steps saved until the baseline's last loss is reached for good)")
+print(f"acceleration      {solution.acceleration:.2f}×")
 print(f"area ratio        {solution.area_ratio:.3f}")
 print(f"final-loss ratio  {solution.final_ratio:.3f}")
 print(f"step-length ratio {solution.step_length_ratio:.2f}")
 
 # %% [markdown]
-# The curves are those of the held-out examples.
+# The curves are those of the held-out examples. The acceleration is $T / t^*$, where $t^*$ is the step (the dot) from which the found curve stays
+# at or below the baseline's last loss.
 #
 # ## Is it only longer steps?
 #

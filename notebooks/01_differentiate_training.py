@@ -285,4 +285,5 @@ def by_hand(weights):
 
 
 slope = by_hand(jnp.full(600, 1 / 600))
-print(f"a little more weight raises the loss for {np.mean(slope[wrong] > 0):.0%} of the wrong labels, {np.mean(slope[~wrong] > 0):.0%} of the right")
+harm = [np.mean(slope[these] > 0) for these in (wrong, ~wrong)]
+print(f"a little more weight raises the loss for {harm[0]:.0%} of the wrong labels, {harm[1]:.0%} of the right ones")

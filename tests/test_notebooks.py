@@ -50,7 +50,8 @@ def blemishes(cell: Any) -> list[str]:
     for output in outputs:
         if output.output_type == "error" or output.get("name") == "stderr":
             found.append(f"{output.output_type} {output.get('name', '')}")
-        text = "".join([output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if kind != "image/png")])
+        data = [value for kind, value in output.get("data", {}).items() if kind != "image/png"]
+        text = "".join([output.get("text", ""), *data])
         text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
         found += re.findall(r"0x[0-9a-f]{6,}|/(?:work|home|root|tmp|opt|Users)/\w+", text)
     drawn = sum("image/png" in output.get("data", {}) for output in outputs)
