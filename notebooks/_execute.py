@@ -51,7 +51,7 @@ def execute(name: str) -> Path:
     os.environ.pop("MPLBACKEND", None)  # the kernel's own backend keeps the figures
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(HERE.parent)]))
     transport = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", config=transport).execute()
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", coalesce_streams=True, config=transport).execute()
     path = HERE / f"{name}.ipynb"
     nbformat.write(clean(notebook), path)
     return path

@@ -158,6 +158,10 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 class Transformer(nn.Module):
     """Logits of the next token at every position, ``[B, L] → [B, L, V]``, as a linen module.
 
+    Attributes:
+      config: sizes.
+      parent, name: linen's own.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> module = Transformer(TransformerConfig(vocabulary=11, length=4, width=8, heads=2))
@@ -189,7 +193,14 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer, x + attention(norm(x)) and then x + network(norm(x)), on ``[B·L, D]`` and the length L of a sequence."""
+    """One layer, x + attention(norm(x)) and then x + network(norm(x)), on ``[B·L, D]`` and the length L of a sequence.
+
+    Attributes:
+      config: sizes.
+      parent, name: linen's own.
+
+    No example: a part of `Transformer`.
+    """
 
     config: TransformerConfig
 
@@ -209,7 +220,13 @@ class Block(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / (rms(x) + 1e-8) · weight + bias, over the last axis."""
+    """x / (rms(x) + 1e-8) · weight + bias, over the last axis.
+
+    Attributes:
+      parent, name: linen's own.
+
+    No example: a part of `Transformer`.
+    """
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

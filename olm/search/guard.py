@@ -63,6 +63,11 @@ def targets(task: Task, target_draws: int, validation_fraction: float, key: Arra
 
     Raises:
       InputError: for a fraction outside [0, 1), a negative number of draws, or a target set too small to split.
+
+    >>> task = Task(None, None, train=None, target=np.arange(8))
+    >>> sample = targets(task, 0, 0.25, jax.random.key(0))
+    >>> len(sample.fixed), len(sample.validation)
+    (6, 2)
     """
     if not 0 <= validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}: choose a share from 0 up to (not including) 1")
