@@ -68,6 +68,7 @@ def marks(ax: Any, marker: str) -> list[tuple[float, float]]:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_draws_where_it_is_told_and_changes_no_setting(name: str) -> None:
     before = dict(matplotlib.rcParams)
+    plt.close("all")  # what other tests left open
     figure, ax = plt.subplots()
     assert FIGURES[name](ax) is ax and plt.get_fignums() == [figure.number]
     alone = FIGURES[name]()

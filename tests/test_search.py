@@ -94,7 +94,7 @@ def test_patience_ends_a_search_that_validation_no_longer_rewards() -> None:
 def test_an_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     advance, calls = search_loop._Search.advance, []
 
-    def interrupted(self, state, book):  # noqa: ANN001, ANN202
+    def interrupted(self, state, book):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -105,12 +105,12 @@ def test_an_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -
     assert found.status == "interrupted" and len(found.history) == 3 and found.area_ratio < 1
 
 
-def timeless(path) -> list[dict]:  # noqa: ANN001
+def timeless(path) -> list[dict]:
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> None:  # noqa: ANN001
+def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> None:
     search(evaluations=3, run_dir=tmp_path / "a")
     longer = search(evaluations=6, run_dir=tmp_path / "a", resume=True)
     whole = search(evaluations=6, run_dir=tmp_path / "b")
@@ -120,7 +120,7 @@ def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> N
         search(steps=STEPS + 1, run_dir=tmp_path / "a", resume=True)
 
 
-def test_a_saved_policy_trains_to_the_same_curve(tmp_path) -> None:  # noqa: ANN001
+def test_a_saved_policy_trains_to_the_same_curve(tmp_path) -> None:
     found = search(evaluations=3)
     policy, phi = olm.policy.load(found.save(tmp_path / "policy.npz"))
     again = olm.train(TASK, LEARNER, policy, phi, steps=STEPS, key=jax.random.split(KEY)[0])
@@ -172,7 +172,7 @@ def test_solutions_and_curves_show_themselves() -> None:
         ({"learner": olm.Learner(SGD, batch_size=33)}, "batch size 33"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_written(changes: dict, words: str, tmp_path) -> None:  # noqa: ANN001
+def test_bad_input_is_named_before_anything_is_written(changes: dict, words: str, tmp_path) -> None:
     with pytest.raises(InputError, match=words):
         search(run_dir=tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()

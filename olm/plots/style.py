@@ -9,7 +9,7 @@ import base64
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ SETTINGS = {
 }
 
 
-def style() -> AbstractContextManager[Any]:
+@contextmanager
+def style() -> Iterator[None]:
     """The settings of olm's figures, for a ``with`` block; outside it matplotlib is as it was.
 
     Returns:
@@ -68,7 +69,13 @@ def style() -> AbstractContextManager[Any]:
     """
     import matplotlib
 
-    return matplotlib.rc_context(SETTINGS)  # type: ignore[arg-type]
+    # Not matplotlib's rc_context: on leaving it also undoes the flag by which notebooks show figures.
+    before = {name: matplotlib.rcParams[name] for name in SETTINGS}
+    matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        matplotlib.rcParams.update(before)
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
