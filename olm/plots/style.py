@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,13 @@ def style() -> Iterator[None]:
     import matplotlib
 
     # Not matplotlib's rc_context: on leaving it also undoes the flag by which notebooks show figures.
-    before = {name: matplotlib.rcParams[name] for name in SETTINGS}
-    matplotlib.rcParams.update(SETTINGS)  # type: ignore[arg-type]
+    parameters: MutableMapping[str, Any] = matplotlib.rcParams  # type: ignore[assignment]
+    before = {name: parameters[name] for name in SETTINGS}
+    parameters.update(SETTINGS)
     try:
         yield
     finally:
-        matplotlib.rcParams.update(before)
+        parameters.update(before)
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Any:
