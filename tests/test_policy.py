@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import olm
@@ -33,6 +33,7 @@ def weights_of(policy: Policy, phi: PyTree, t: int, index: Array) -> Array:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000), t=st.integers(0, STEPS - 1), batch=st.sampled_from([1, 4, N]))
 def test_weights_are_on_the_simplex(name: str, seed: int, t: int, batch: int) -> None:
     """Whatever the feasible parameters and whichever examples are drawn, an example drawn twice included."""

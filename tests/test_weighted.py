@@ -42,7 +42,7 @@ def test_value_and_all_derivatives_are_those_of_the_plain_expression(chunk_size:
     """In parameters, weights and data; 9 examples in chunks that divide them, leave one over, or exceed them."""
     arguments = problem()
     found = jax.jit(jax.value_and_grad(functional(weighted_gradient(cases.toy_losses, chunk_size)), (0, 1, 2)))(*arguments)
-    expected = jax.value_and_grad(functional(plain_gradient(cases.toy_losses)), (0, 1, 2))(*arguments)
+    expected = jax.jit(jax.value_and_grad(functional(plain_gradient(cases.toy_losses)), (0, 1, 2)))(*arguments)
     assert cases.relative_error(found[0], expected[0]) <= 1e-14
     for name, mine, theirs in zip(("params", "weights", "batch"), found[1], expected[1], strict=True):
         assert cases.relative_error(mine, theirs) <= 1e-13, name
@@ -103,24 +103,24 @@ def test_it_serves_in_a_training_step_of_ones_own(x64: None) -> None:
     assert cases.relative_error(found, jax.grad(loss(plain_gradient(cases.toy_losses)))(weights)) <= 1e-12
 
 
-@pytest.mark.parametrize("chunk_size", [None, 4])
-def test_rows_under_vmap_are_what_they_are_alone(chunk_size: int | None, x64: None) -> None:
-    """Over weights, over parameters, and over both: the derivative too."""
+@pytest.mark.parametrize(("over_params", "over_weights", "chunk_size"), [(0, None, None), (None, 0, None), (0, 0, 4)])
+def test_rows_under_vmap_are_what_they_are_alone(
+    over_params: int | None, over_weights: int | None, chunk_size: int | None, x64: None
+) -> None:
+    """Over parameters, over weights, and over both: the derivative too."""
     params, weights, batch = problem()
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x + 0.1]), (params, weights))
-    one = jax.grad(functional(weighted_gradient(cases.toy_losses, chunk_size)), (0, 1))
-    rows = [jax.tree.map(lambda x, i=i: x[i], many) for i in range(2)]
-    for over_params, over_weights in ((0, None), (None, 0), (0, 0)):
-        mapped = [params if over_params is None else many[0], weights if over_weights is None else many[1]]
-        found = jax.vmap(one, (over_params, over_weights, None))(*mapped, batch)
-        alone = [
-            one(params if over_params is None else row[0], weights if over_weights is None else row[1], batch) for row in rows
-        ]
-        assert cases.relative_error(found, jax.tree.map(lambda *rows: jnp.stack(rows), *alone)) <= 1e-13
+    one = jax.jit(jax.grad(functional(weighted_gradient(cases.toy_losses, chunk_size)), (0, 1)))
+    mapped = [params if over_params is None else many[0], weights if over_weights is None else many[1]]
+    found = jax.vmap(one, (over_params, over_weights, None))(*mapped, batch)
+    alone = []
+    for i in range(2):
+        row = jax.tree.map(lambda x, i=i: x[i], many)
+        alone.append(one(params if over_params is None else row[0], weights if over_weights is None else row[1], batch))
+    assert cases.relative_error(found, jax.tree.map(lambda *rows: jnp.stack(rows), *alone)) <= 1e-13
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize(("dtype", "chunk_size"), [(jnp.float32, None), (jnp.bfloat16, 4), (jnp.float16, None)])
 def test_dtypes_are_kept(dtype: jnp.dtype, chunk_size: int | None) -> None:
     """Low-precision parameters under float32 weights: results in each argument's own type, and near those of float32."""
     params, weights, batch = problem()
@@ -152,9 +152,9 @@ def test_examples_may_hold_integers_and_keys(x64: None) -> None:
     def value(gradient: Callable) -> Callable[[Array, Array], Array]:
         return lambda params, weights: jnp.sum(gradient(params, weights, batch) ** 3)
 
-    expected = jax.grad(value(plain_gradient(losses)), (0, 1))(params, weights)
+    expected = jax.jit(jax.grad(value(plain_gradient(losses)), (0, 1)))(params, weights)
     for chunk_size in (None, 2):
-        found = jax.grad(value(weighted_gradient(losses, chunk_size)), (0, 1))(params, weights)
+        found = jax.jit(jax.grad(value(weighted_gradient(losses, chunk_size)), (0, 1)))(params, weights)
         assert cases.relative_error(found, expected) <= 1e-13
 
 
