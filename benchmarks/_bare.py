@@ -10,8 +10,13 @@ import jax.numpy as jnp
 import optax
 
 
-def train(losses: Callable, optimiser: optax.GradientTransformation, steps: int) -> Callable[[Any, Any, Any], Any]:
-    """``run(params, train, target) -> (params, target losses [T])``: full batch, uniform weights, target loss every step."""
+def train(
+    losses: Callable, optimiser: optax.GradientTransformation, steps: int, *, from_start: bool = False
+) -> Callable[[Any, Any, Any], Any]:
+    """``run(params, train, target) -> (params, target losses [T])``: full batch, uniform weights, target loss every step.
+
+    With ``from_start`` the losses are [T+1], that of the first parameters included.
+    """
 
     def run(params: Any, train: Any, target: Any) -> Any:
         def step(carry: Any, _: None) -> Any:
@@ -21,8 +26,8 @@ def train(losses: Callable, optimiser: optax.GradientTransformation, steps: int)
             params = optax.apply_updates(params, updates)
             return (params, state), jnp.mean(losses(params, target))
 
-        (params, _), curve = jax.lax.scan(step, (params, optimiser.init(params)), None, length=steps)
-        return params, curve
+        (last, _), curve = jax.lax.scan(step, (params, optimiser.init(params)), None, length=steps)
+        return last, jnp.append(jnp.mean(losses(params, target)), curve) if from_start else curve
 
     return run
 

@@ -1,21 +1,26 @@
 """What an exact policy gradient costs, in training runs and in memory.
 
 The denominator is a bare-optax scan (``_bare.py``) with the target loss evaluated at every step; numerator and denominator
-run alternately in one process. Rows: a transformer (2 layers, width 128, length 64, vocabulary 512, 32 training and 64
-target sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets, T = 2000), `jax.grad` through a
-plain scan on the transformer, and plain training with uniform weights, whose parameters must be equal bit for bit.
+run alternately in one process. "Products kept" is ``residuals=True``. Rows: a transformer (2 layers, width 128, length 64,
+vocabulary 512, 32 training and 64 target sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets,
+T = 2000), `jax.grad` through a plain scan on the transformer, once written with `jax.nn.softmax` and optax's cross-entropy and
+once with the rules of `olm.models.transformer`, and plain training with uniform weights, whose parameters must be equal bit for
+bit.
 
     python benchmarks/cost.py [--quick]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import _bare
 import _bench
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -60,6 +65,42 @@ def memory(jitted: Any, *arguments: Any) -> int:
     return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
+@contextlib.contextmanager
+def textbook() -> Iterator[None]:
+    """Within it the transformer is traced with `jax.nn.softmax` and optax's cross-entropy in place of olm's own rules."""
+
+    def softmax(scores: jax.Array) -> jax.Array:
+        length = scores.shape[-1]
+        return jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf))
+
+    entropy = optax.softmax_cross_entropy_with_integer_labels
+    with mock.patch.multiple(transformer, causal_softmax=softmax, cross_entropy=entropy):
+        yield
+
+
+def against_jax_grad(task: olm.Task, rate: float, steps: int, repeats: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """`jax.grad` through a plain scan over olm's gradient, in time and memory; and by how much the two gradients differ."""
+    rows, checks = [], {}
+    start = (task.init(jax.random.split(jax.random.key(0))[0]), task.train, task.target)
+    for model, within in {"textbook operations": textbook, "olm's softmax": contextlib.nullcontext}.items():
+        naive = jax.jit(_bare.naive_policy_gradient(lambda *batch: task.losses(*batch), optax.sgd(rate)))
+        for label, adjoint in {"stored": olm.adjoint.direct(), "segmented": olm.adjoint.segmented()}.items():
+            run, phi = gradient(task, rate, steps, adjoint)
+            mine = run(phi, task.train, task.target)[1]
+            with within():
+                theirs = naive(phi, *start)[1]
+                needed = memory(naive, phi, *start)
+            ratio = _bench.paired_ratio(
+                lambda n=naive, p=phi: n(p, *start), lambda r=run, p=phi: r(p, task.train, task.target), repeats
+            )
+            what = f"transformer: jax.grad through a plain scan ({model}) / policy gradient ({label})"
+            share = needed / memory(run, phi, task.train, task.target)
+            rows.append({"what": what, **ratio, "memory_ratio": share, "temporary_MiB": needed / 2**20})
+            difference = np.linalg.norm(np.asarray(mine) - theirs) / np.linalg.norm(theirs)
+            checks[f"gradient against jax.grad ({model}), float32 relative ({label})"] = float(difference)
+    return rows, checks
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = _bench.parser(__doc__)
@@ -67,38 +108,28 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     checks: dict[str, Any] = {}
+    adjoints = {
+        "stored": olm.adjoint.direct(),
+        "segmented": olm.adjoint.segmented(),
+        "stored, products kept": olm.adjoint.direct(residuals=True),
+        "segmented, products kept": olm.adjoint.segmented(residuals=True),
+    }
     for name, make in {"transformer": language, "perceptron": linear}.items():
         task, steps, rate = make(arguments.quick)
-        key = jax.random.split(jax.random.key(0))[0]
-        params = task.init(key)
+        params = task.init(jax.random.split(jax.random.key(0))[0])
         bare = jax.jit(_bare.train(task.losses, optax.sgd(rate), steps))
         plain = (params, task.train, task.target)
-        values = {}
-        adjoints = {"stored": olm.adjoint.direct(), "segmented": olm.adjoint.segmented()}
         for label, adjoint in adjoints.items():
             run, phi = gradient(task, rate, steps, adjoint)
             ratio = _bench.paired_ratio(
                 lambda r=run, p=phi, t=task: r(p, t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats
             )
-            values[label] = np.asarray(run(phi, task.train, task.target)[1])
             mebibytes = memory(run, phi, task.train, task.target) / 2**20
             rows.append({"what": f"{name}: policy gradient ({label}) / training run", **ratio, "temporary_MiB": mebibytes})
         if name == "transformer":
-            naive = jax.jit(_bare.naive_policy_gradient(task.losses, optax.sgd(rate)))
-            _, theirs = naive(phi, *plain)
-            for label, adjoint in adjoints.items():
-                run, _ = gradient(task, rate, steps, adjoint)
-                ratio = _bench.paired_ratio(
-                    lambda n=naive, p=phi, a=plain: n(p, *a),
-                    lambda r=run, p=phi, t=task: r(p, t.train, t.target),
-                    max(5, arguments.repeats // 3),
-                )
-                share = memory(naive, phi, *plain) / memory(run, phi, task.train, task.target)
-                what = f"{name}: jax.grad through a plain scan / policy gradient ({label})"
-                mebibytes = memory(naive, phi, *plain) / 2**20
-                rows.append({"what": what, **ratio, "memory_ratio": share, "temporary_MiB": mebibytes})
-                difference = np.linalg.norm(values[label] - theirs) / np.linalg.norm(theirs)
-                checks[f"gradient against jax.grad, float32 relative ({label})"] = float(difference)
+            compared, differences = against_jax_grad(task, rate, steps, max(5, arguments.repeats // 3))
+            rows += compared
+            checks |= differences
         learner, uniform = olm.Learner(optax.sgd(rate)), olm.policy.uniform()
 
         @jax.jit
@@ -109,9 +140,12 @@ def main() -> None:
             curve = olm.train(there, learner, policy, (), steps=steps, key=jax.random.key(0))
             return curve.params, curve.target
 
-        equal = jax.tree.map(lambda a, b: bool((a == b).all()), ours(task.train, task.target)[0], bare(*plain)[0])
+        # olm's curve starts at θ_0: so does the one it is compared with.
+        same = jax.jit(_bare.train(task.losses, optax.sgd(rate), steps, from_start=True))
+        mine, theirs = ours(task.train, task.target), same(*plain)
+        equal = jax.tree.map(lambda a, b: bool((a == b).all()), mine[0], theirs[0])
         checks[f"{name}: parameters bitwise equal to bare optax"] = all(jax.tree.leaves(equal))
-        ratio = _bench.paired_ratio(lambda o=ours, t=task: o(t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats)
+        ratio = _bench.paired_ratio(lambda o=ours, t=task: o(t.train, t.target), lambda b=same, a=plain: b(*a), arguments.repeats)
         rows.append({"what": f"{name}: olm.train with uniform weights / bare optax", **ratio})
     shown = ("what", "ratio", "a_median_s", "b_median_s", "temporary_MiB", "memory_ratio")
     _bench.table({k: row.get(k) for k in shown} for row in rows)

@@ -39,7 +39,9 @@ def olm_side(task: Any, steps: int, key: Any, rate: float) -> tuple[Callable[[An
     learner, policy = olm.Learner(optax.sgd(0.1)), olm.policy.table()
 
     def gradient(weights: Any) -> Any:
-        return olm.policy_gradient(task, learner, policy, weights, steps=steps, key=key, adjoint=olm.adjoint.direct())
+        return olm.policy_gradient(
+            task, learner, policy, weights, steps=steps, key=key, adjoint=olm.adjoint.direct(residuals=True)
+        )
 
     def iteration(method: Any) -> Iteration:
         @jax.jit

@@ -12,9 +12,10 @@ every adjoint returns the same gradients; they differ in which carries they keep
 - `olm.offload.offloaded` drives segments from the host by a binomial schedule, carries in host memory or on disk.
 
 In all of them the costs are evaluated together with their gradients on the way back, so a cost is never paid for twice;
-one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a step outlives it. Integer parts of a carry
-(step counts) are replayed, not differentiated. Not done: keeping a step's own residuals (reverse over reverse), and
-differentiating with respect to ``data``.
+one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a step outlives it. With ``residuals=True`` the
+first two keep the matrix products of the steps as well, of all T or of one segment, and compute none of them again: cheaper
+where activations are small (a linear model), dearer in time and memory where they are large (a transformer). Integer parts
+of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class Program(NamedTuple):
       step: ``step(shared, carry, row, aux, data) -> carry``; ``row`` and ``aux`` are step t's slices.
       cost: ``cost(carry, data) -> scalar``.
       readout: ``readout(before, after, data) -> pytree`` of step t, stacked over steps, never differentiated.
+      recorded: ``step`` written for JAX's reverse mode to keep what it computes, used with ``residuals=True``; None: ``step``.
     """
 
     step: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
     cost: Callable[[PyTree, PyTree], Array]
     readout: Callable[[PyTree, PyTree, PyTree], PyTree] = lambda before, after, data: None
+    recorded: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree] | None = None
 
 
 class Gradients(NamedTuple):
@@ -148,7 +151,7 @@ def backward_step(program: Program, inputs: Inputs, carry: PyTree, costate: list
     return costate, jax.tree.map(jnp.add, shared_bar, shared_step), row_bar, value
 
 
-def advance(program: Program, inputs: Inputs, carry: PyTree, *, tape: bool, readout: bool = True):
+def advance(program: Program, inputs: Inputs, carry: PyTree, *, tape: bool = True, readout: bool = True):
     """Run the loop: (c_T, every carry c_0 … c_{T−1} if ``tape``, stacked readouts)."""
 
     def body(carry: PyTree, x: tuple[PyTree, PyTree]):
@@ -158,6 +161,26 @@ def advance(program: Program, inputs: Inputs, carry: PyTree, *, tape: bool, read
 
     carry, (kept, seen) = jax.lax.scan(body, carry, (inputs.rows, inputs.aux))
     return carry, kept, seen
+
+
+def record(program: Program, inputs: Inputs, carry: PyTree, *, readout: bool = True):
+    """Run the loop in JAX's reverse mode: (c_T, (costs of c_0 … c_{T−1}, pullback of them and of c_T), stacked readouts)."""
+    # Products are worth their memory; what lies between them is cheaper to compute again than to write and read.
+    products = jax.checkpoint_policies.dots_saveable
+    step = jax.checkpoint(program.recorded or program.step, policy=products, prevent_cse=False)
+
+    def run(shared: PyTree, leaves: list[Array], rows: PyTree):
+        def body(carry: PyTree, x: tuple[PyTree, PyTree]):
+            after = step(shared, carry, *x, inputs.data)
+            seen = program.readout(carry, after, inputs.data) if readout else None
+            return after, (program.cost(carry, inputs.data), seen)
+
+        last, (costs, seen) = jax.lax.scan(body, merge(leaves), (rows, inputs.aux))
+        return (costs, _split(last)[0]), (last, seen)
+
+    floats, merge = _split(carry)
+    (costs, _), pullback, (last, seen) = jax.vjp(run, inputs.shared, floats, inputs.rows, has_aux=True)
+    return last, (costs, pullback), seen
 
 
 def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array], shared_bar: PyTree, weights: Array):
@@ -174,6 +197,13 @@ def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array]
     return costate, shared_bar, rows_bar, costs
 
 
+def play_back(program: Program, inputs: Inputs, recorded: PyTree, costate: list[Array], shared_bar: PyTree, weights: Array):
+    """The costate recursion from what `record` kept: as `reverse`, but nothing of a step is computed again."""
+    costs, pullback = recorded
+    shared_run, costate, rows_bar = pullback((weights.astype(costs.dtype), costate))
+    return costate, jax.tree.map(jnp.add, shared_bar, shared_run), rows_bar, costs
+
+
 def _segment_size(steps: int, levels: int, size: int | None) -> int:
     return min(steps, size or max(1, round(steps ** ((levels - 1) / levels))))
 
@@ -187,12 +217,26 @@ def _steps(inputs: Inputs, start: Array | int, count: int) -> Inputs:
     return inputs._replace(rows=jax.tree.map(part, inputs.rows), aux=jax.tree.map(part, inputs.aux))
 
 
-def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, levels: int, size: int | None, readout: bool):
+class _Plan(NamedTuple):
+    """How `segmented` divides a run: levels, steps in a top segment, and whether the last level keeps residuals or carries."""
+
+    levels: int
+    size: int | None
+    residuals: bool
+
+    def span(self, steps: int) -> int:
+        return _segment_size(steps, self.levels, self.size)
+
+    def below(self) -> _Plan:
+        return _Plan(self.levels - 1, None, self.residuals)
+
+
+def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, plan: _Plan, readout: bool):
     """(c_T, tape, readouts); the tape holds the segments' starts, and of the last segment what the next level keeps."""
-    if levels == 1:
-        return advance(program, inputs, carry, tape=True, readout=readout)
+    if plan.levels == 1:
+        return (record if plan.residuals else advance)(program, inputs, carry, readout=readout)
     steps = length(inputs.aux)
-    span = _segment_size(steps, levels, size)
+    span = plan.span(steps)
     whole = -(-steps // span) - 1
 
     def body(carry: PyTree, segment: Array):
@@ -202,16 +246,16 @@ def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, levels: int
     carry, (starts, seen) = jax.lax.scan(body, carry, jnp.arange(whole))
     # The last segment is reversed at once: recorded now, it need not be run again.
     rest = _steps(inputs, whole * span, steps - whole * span)
-    last, tail, last_seen = _levels_forward(program, rest, carry, levels - 1, None, readout)
+    last, tail, last_seen = _levels_forward(program, rest, carry, plan.below(), readout)
     seen = jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *b.shape[1:]), b]), seen, last_seen)
     return last, (starts, tail), seen
 
 
-def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels: int, size: int | None):
-    if levels == 1:
-        return reverse(program, inputs, tape, costate, shared_bar, weights)
+def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, plan: _Plan):
+    if plan.levels == 1:
+        return (play_back if plan.residuals else reverse)(program, inputs, tape, costate, shared_bar, weights)
     steps = length(inputs.aux)
-    span = _segment_size(steps, levels, size)
+    span = plan.span(steps)
     starts, tail = tape
     whole = -(-steps // span) - 1
 
@@ -219,9 +263,7 @@ def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels:
         return jax.tree.map(lambda x, p: jax.lax.dynamic_update_slice_in_dim(x, p, start, 0), whole_run, part)
 
     rest = _steps(inputs, whole * span, steps - whole * span)
-    costate, shared_bar, *part = _levels_reverse(
-        program, rest, tail, costate, shared_bar, weights[whole * span :], levels - 1, None
-    )
+    costate, shared_bar, *part = _levels_reverse(program, rest, tail, costate, shared_bar, weights[whole * span :], plan.below())
     # Written in place, segment by segment: a table of policy gradients is never copied whole.
     results = jax.tree.map(lambda p: jnp.zeros((steps, *p.shape[1:]), p.dtype), part)
 
@@ -229,9 +271,9 @@ def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, levels:
         costate, shared_bar, results = state
         number, start = x
         here = _steps(inputs, number * span, span)
-        _, inner, _ = _levels_forward(program, here, start, levels - 1, None, readout=False)
+        _, inner, _ = _levels_forward(program, here, start, plan.below(), readout=False)
         part_weights = jax.lax.dynamic_slice_in_dim(weights, number * span, span)
-        costate, shared_bar, *part = _levels_reverse(program, here, inner, costate, shared_bar, part_weights, levels - 1, None)
+        costate, shared_bar, *part = _levels_reverse(program, here, inner, costate, shared_bar, part_weights, plan.below())
         return (costate, shared_bar, place(results, part, number * span)), None
 
     state = costate, shared_bar, place(results, part, whole * span)
@@ -262,15 +304,16 @@ def assemble(carry: PyTree, costate: list[Array], shared_bar: PyTree, rows_bar: 
     return Gradients(shared_bar, rows_bar, jax.tree.map(leaf, carry))
 
 
-def _in_device_memory(name: str, levels: int, size: int | None) -> Adjoint:
+@functools.cache
+def _in_device_memory(name: str, plan: _Plan) -> Adjoint:
     def forward(program: Program, inputs: Inputs, carry: PyTree):
-        return _levels_forward(program, inputs, carry, levels, size, readout=True)
+        return _levels_forward(program, inputs, carry, plan, readout=True)
 
     def backward(program: Program, inputs: Inputs, carry: PyTree, last: PyTree, tape: PyTree, weights: Array, carry_bar: PyTree):
         """Costs [T+1] and `Gradients` from the tape that ``forward`` left; ``carry`` is c_0, ``last`` c_T."""
         end, costate = finish(program, inputs, last, carry_bar, weights)
         zeros = jax.tree.map(jnp.zeros_like, inputs.shared)
-        costate, shared_bar, rows_bar, costs = _levels_reverse(program, inputs, tape, costate, zeros, weights[:-1], levels, size)
+        costate, shared_bar, rows_bar, costs = _levels_reverse(program, inputs, tape, costate, zeros, weights[:-1], plan)
         return jnp.append(costs, end), assemble(carry, costate, shared_bar, rows_bar)
 
     def sweep(program: Program, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
@@ -281,9 +324,11 @@ def _in_device_memory(name: str, levels: int, size: int | None) -> Adjoint:
     return Adjoint(name, sweep, forward, backward)
 
 
-@functools.cache
-def direct() -> Adjoint:
-    """Keep every carry c_0 … c_{T−1}: the fastest adjoint, memory T times a carry.
+def direct(residuals: bool = False) -> Adjoint:
+    """Keep every carry c_0 … c_{T−1}: no step is run twice, memory T times a carry.
+
+    Args:
+      residuals: keep the matrix products of all steps too.
 
     Returns:
       An `Adjoint`.
@@ -291,16 +336,16 @@ def direct() -> Adjoint:
     >>> direct().name
     'direct'
     """
-    return _in_device_memory("direct", 1, None)
+    return _in_device_memory("direct(residuals=True)" if residuals else "direct", _Plan(1, None, residuals))
 
 
-@functools.cache
-def segmented(levels: int = 2, size: int | None = None) -> Adjoint:
+def segmented(levels: int = 2, size: int | None = None, residuals: bool = False) -> Adjoint:
     """Keep the starts of segments and recompute within them, recursively: memory about k·T^(1/k) carries.
 
     Args:
       levels: k ≥ 1; 1 is `direct`, 2 keeps √T starts and at most √T carries of one segment.
       size: steps in a segment of the top level; None: T^((k−1)/k).
+      residuals: keep the matrix products of one innermost segment's steps too.
 
     Returns:
       An `Adjoint`; k levels run up to k − 1 forward sweeps more than `direct`.
@@ -310,13 +355,14 @@ def segmented(levels: int = 2, size: int | None = None) -> Adjoint:
 
     Source: Chen et al. 2016 (k = 2); Griewank and Walther 2008, chapter 12 (multi-level).
 
-    >>> segmented(levels=3).name
-    'segmented(levels=3)'
+    >>> segmented(levels=3).name, segmented(residuals=True).name
+    ('segmented(levels=3)', 'segmented(levels=2, residuals=True)')
     """
     if levels < 1 or (size is not None and size < 1):
         raise InputError(f"segmented(levels={levels}, size={size}): both must be at least 1")
-    name = f"segmented(levels={levels})" if size is None else f"segmented(levels={levels}, size={size})"
-    return _in_device_memory(name, levels, size)
+    settings = {"levels": levels, "size": size, "residuals": residuals or None}
+    name = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
+    return _in_device_memory(f"segmented({name})", _Plan(levels, size, residuals))
 
 
 def carries_kept(steps: int, levels: int) -> int:

@@ -114,7 +114,7 @@ def check(task: Task, learner: Learner) -> None:
 
 
 def make_step(
-    task: Task, learner: Learner, policy: Policy, steps: int
+    task: Task, learner: Learner, policy: Policy, steps: int, gradient_of: Callable[..., Callable] | None = None
 ) -> Callable[[PyTree, tuple[PyTree, PyTree], tuple[Array, Array | None], PyTree], tuple[PyTree, PyTree]]:
     """One step of weighted training as a function that closes over no array.
 
@@ -122,6 +122,7 @@ def make_step(
       task: only its functions are used; the data come with the call.
       learner, policy: as for `olm.train`.
       steps: T.
+      gradient_of: None: `olm.weighted.weighted_gradient`; ``recorded_gradient`` for an adjoint that keeps residuals.
 
     Returns:
       ``step(phi_t, (params, opt_state), (t, index), data) -> (params, opt_state)``, ``data`` a dict with ``train`` and
@@ -135,7 +136,7 @@ def make_step(
     >>> float(params)
     1.0
     """
-    gradient = weighted_gradient(task.losses, learner.chunk_size)
+    gradient = (gradient_of or weighted_gradient)(task.losses, learner.chunk_size)
     # Features see losses that come in chunks too, or a policy with features would need all activations at once.
     functions = task._replace(
         losses=example_losses(task.losses, learner.chunk_size),

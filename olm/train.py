@@ -24,7 +24,7 @@ from olm.errors import InputError
 from olm.objective import Objective, area
 from olm.policy import join, split
 from olm.types import Array, Learner, Policy, PyTree, Task
-from olm.weighted import example_losses, mean_loss
+from olm.weighted import example_losses, mean_loss, recorded_gradient
 
 __all__ = ["Curve", "policy_gradient", "train"]
 
@@ -60,12 +60,16 @@ class Curve:
 
 def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> Program:
     step_of = learners.make_step(functions, learner, policy, steps)
+    recorded_of = learners.make_step(functions, learner, policy, steps, recorded_gradient)
     target_losses = functions.target_losses or functions.losses
     target_loss = mean_loss(target_losses, learner.chunk_size)
     each_loss = example_losses(target_losses, learner.chunk_size)
 
     def step(shared: PyTree, carry: PyTree, row: PyTree, aux: PyTree, data: PyTree) -> PyTree:
         return step_of(join(shared, row), carry, aux, data)
+
+    def recorded(shared: PyTree, carry: PyTree, row: PyTree, aux: PyTree, data: PyTree) -> PyTree:
+        return recorded_of(join(shared, row), carry, aux, data)
 
     def cost(carry: PyTree, data: PyTree) -> Array:
         return target_loss(carry[0], data["target"])
@@ -79,7 +83,7 @@ def _program(functions: Task, learner: Learner, policy: Policy, steps: int) -> P
             seen["validation"] = each_loss(after[0], data["validation"])
         return seen
 
-    return Program(step, cost, readout)
+    return Program(step, cost, readout, recorded)
 
 
 _cached_program = functools.lru_cache(maxsize=64)(_program)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from olm.types import Array, PyTree
 
-__all__ = ["example_losses", "mean_loss", "weighted_gradient"]
+__all__ = ["example_losses", "mean_loss", "recorded_gradient", "weighted_gradient"]
 
 Losses = Callable[[PyTree, PyTree], Array]
 
@@ -136,6 +136,31 @@ def weighted_gradient(losses: Losses, chunk_size: int | None = None) -> Callable
         return product, along.astype(weights.dtype), data
 
     gradient.defvjp(forward, backward)
+    return gradient
+
+
+def recorded_gradient(losses: Losses, chunk_size: int | None = None) -> Callable[[PyTree, Array, PyTree], PyTree]:
+    """The same function as `weighted_gradient` makes, left to JAX's reverse mode, which keeps what it computes.
+
+    Its derivative repeats none of the step's matrix products, at the price of their results in memory:
+    `olm.adjoint.segmented` with ``residuals=True`` differentiates a segment of steps that way.
+
+    Args:
+      losses, chunk_size: as for `weighted_gradient`.
+
+    Returns:
+      A function of params, weights [B] and batch to a pytree like params.
+
+    >>> gradient = recorded_gradient(lambda w, x: 0.5 * (x - w) ** 2)
+    >>> jax.grad(lambda p: gradient(jnp.array(0.0), p, jnp.array([1.0, 3.0])))(jnp.array([0.5, 0.5])).tolist()
+    [-1.0, -3.0]
+    """
+    each = example_losses(losses, chunk_size)
+
+    def gradient(params: PyTree, weights: Array, batch: PyTree) -> PyTree:
+        values, pullback = jax.vjp(lambda p: each(p, batch), params)
+        return pullback(weights.astype(values.dtype))[0]
+
     return gradient
 
 

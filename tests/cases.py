@@ -43,6 +43,8 @@ ADJOINTS: dict[str, Callable[[], Adjoint]] = {
     "direct": olm.adjoint.direct,
     "segmented(2)": lambda: olm.adjoint.segmented(2),
     "segmented(3)": lambda: olm.adjoint.segmented(3),
+    "direct, residuals": lambda: olm.adjoint.direct(residuals=True),
+    "segmented(2), residuals": lambda: olm.adjoint.segmented(2, residuals=True),
     "offloaded": lambda: offloaded(snapshots=2, segment=3),
 }
 

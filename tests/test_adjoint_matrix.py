@@ -147,7 +147,7 @@ def curve_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_comparison_finds_a_planted_bug(plant, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # New function objects, so that no program traced before is reused.
     learner = Learner(optax.sgd(0.3, momentum=0.5))
-    wrong = adjoints._in_device_memory("planted", 1, None)
+    wrong = adjoints._in_device_memory("planted", adjoints._Plan(1, None, residuals=False))
     if plant is not None:
         plant(monkeypatch)
     _, gradient = errors(cases.toy(), learner, olm.policy.static(), wrong, cases.STEPS)
@@ -215,6 +215,8 @@ def loop_by_hand(shared: Array, rows: Array, start: Array, data: Array, weights:
         (11, adjoints.segmented(2, size=4)),
         (11, adjoints.segmented(4)),
         (12, adjoints.segmented(3, size=6)),
+        (1, adjoints.direct(residuals=True)),
+        (11, adjoints.segmented(3, residuals=True)),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -322,10 +324,11 @@ def test_memory_is_what_the_adjoints_promise() -> None:
             "plain": by_plain_scan,
             "direct": lambda task, steps: by_adjoint(task, steps, adjoints.direct()),
             "segmented": lambda task, steps: by_adjoint(task, steps, adjoints.segmented(2)),
+            "products": lambda task, steps: by_adjoint(task, steps, adjoints.direct(residuals=True)),
             "curve": curve_only,
         }.items()
     }
-    assert bytes_at["segmented"][0] < bytes_at["direct"][0] < bytes_at["plain"][0]
+    assert bytes_at["segmented"][0] < bytes_at["direct"][0] < bytes_at["products"][0] < bytes_at["plain"][0]
     assert bytes_at["segmented"][1] < bytes_at["direct"][1] / 4
     per_step = {name: (b - a) / (long - short) for name, (a, b) in bytes_at.items()}
     assert per_step["plain"] > carry + 2 * activations

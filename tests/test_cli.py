@@ -168,6 +168,7 @@ def test_every_setting_of_a_method_adjoint_and_search_arrives(built: Callable[..
     arguments = built("--adjoint segmented --levels 3 --segment 4 --objective final --patience 2 --save-every 0.5").arguments
     assert arguments["adjoint"].name == "segmented(levels=3, size=4)" and arguments["objective"].name == "final"
     assert arguments["patience"] == 2 and arguments["save_every"] == 0.5
+    assert built("--adjoint direct --residuals").arguments["adjoint"] is olm.adjoint.direct(residuals=True)
     assert built("--adjoint offloaded --snapshots 2 --segment 5").arguments["adjoint"].name == "offloaded(snapshots=2, segment=5)"
     task = built("--targets 7 --train-variance 2 --target-mean 1 --batch-size 9 --chunk-size 5")
     assert task.task.target["x"].shape == (7, 8) and task.learner[1:] == (9, 5)

@@ -186,6 +186,8 @@ class AdjointOptions:
     """For segmented: k, memory for about k·T^(1/k) states and k − 1 training runs more."""
     segment: Annotated[int | None, count("from T and levels")] = None
     """For segmented and offloaded: steps in a segment."""
+    residuals: bool = False
+    """For direct and segmented: keep the steps' matrix products too. Faster for the perceptron, slower for a transformer."""
     snapshots: Annotated[int | None, count("the start of every segment")] = None
     """For offloaded: states kept at once."""
     folder: Annotated[str | None, arg(name="offload-dir", metavar="DIR|None", help_behavior_hint=none_means("host memory"))] = (
@@ -196,9 +198,9 @@ class AdjointOptions:
     def build(self) -> adjoints.Adjoint:
         match self.name:
             case "direct":
-                return adjoints.direct()
+                return adjoints.direct(self.residuals)
             case "segmented":
-                return adjoints.segmented(self.levels, self.segment)
+                return adjoints.segmented(self.levels, self.segment, self.residuals)
             case "offloaded":
                 from olm.offload import offloaded
 
