@@ -173,6 +173,23 @@ def interval(values: Sequence[float], *, geometric: bool = False) -> dict[str, A
     return {**summary, "n": int(x.size), "geometric": geometric, "values": x.tolist()}
 
 
+def summarise(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Print and return the `interval` of every number over runs ``{row: {measure: value}}``; of ratios the geometric one."""
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for row, measures in runs[0].items():
+        summary[row] = {}
+        for name in (name for name, value in measures.items() if _is_number(value)):
+            values = [run[row][name] for run in runs]
+            ratio = name.startswith("acceleration") or "_ratio" in name
+            summary[row][name] = interval(values, geometric=ratio and min(values) > 0)
+    table(
+        {"row": row, "measure": name, **{k: measure[k] for k in ("mean", "low", "high", "min", "max")}}
+        for row, measures in summary.items()
+        for name, measure in measures.items()
+    )
+    return summary
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -10,6 +10,7 @@ Every setting is a default of `olm.find_policy` unless it stands below; presets 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import _bench
 import jax
@@ -66,14 +67,14 @@ def fresh(seed: int, quick: bool) -> dict[str, dict[str, float]]:
     return {"40 evaluations": {**found(solution), "seconds": time.perf_counter() - start}}
 
 
-def best(seed: int, quick: bool) -> dict[str, dict[str, float]]:
+def best(seed: int, quick: bool) -> dict[str, dict[str, Any]]:
     """Claim (b): each side at its own area-best learning rate."""
     task, steps, key = setting(seed, quick)
     grid = best_rates(task, learner, learning_rate=RATE, steps=steps, key=key, evaluations=6 if quick else 40)
     row = {name: grid.claim[name] for name in ("acceleration", "acceleration_first", "area_ratio", "final_ratio")}
     row |= {"step_length_ratio": grid.claim["step_length_ratio"]}
     row |= {f"rate_{side}": rate for side, rate in grid.learning_rates.items()}
-    return {"each at its best rate": row, "grid": grid.rows}  # type: ignore[dict-item]
+    return {"each at its best rate": row | {"grid": grid.rows}}
 
 
 def honest(seed: int, quick: bool) -> dict[str, dict[str, float]]:
@@ -110,21 +111,7 @@ def main() -> None:
         for seed in seeds[:1] if arguments.quick else seeds:
             runs.append(CLAIMS[claim](seed, arguments.quick))
             print(f"{claim}, seed {seed} done", flush=True)
-        summary: dict[str, dict[str, dict]] = {}
-        for row in runs[0]:
-            if row == "grid":
-                continue
-            summary[row] = {}
-            for name in runs[0][row]:
-                values = [run[row][name] for run in runs]
-                ratio = name.startswith(("acceleration", "area_ratio", "final_ratio", "step_length"))
-                summary[row][name] = _bench.interval(values, geometric=ratio and min(values) > 0)
-        shown = ("mean", "low", "high", "min", "max")
-        _bench.table(
-            {"row": row, "measure": name, **{k: measure[k] for k in shown}}
-            for row, measures in summary.items()
-            for name, measure in measures.items()
-        )
+        summary = _bench.summarise(runs)
         _bench.save(f"perceptron_{claim}", {"run_seeds": seeds, "summary": summary, "runs": runs}, arguments)
 
 

@@ -1,0 +1,123 @@
+"""What the search finds on language with the CPU preset: 2 layers, width 32, 256 training sequences of 16 tokens, T = 300.
+
+Rows: generated stories with fresh target draws, both sides at one learning rate (claim (a)) and each side at its own area-best
+one (claim (b)); their source's entropy is known, so the areas above it are compared too. Then the same two claims on text
+files with fixed targets, a quarter of them kept back: half of the training files is Python source, half is prose, and the
+targets are other prose (the interpreter's own library and its help topics). Half of the training sentences are spoiled in
+both. Ten evaluations a search; everything is measured on held-out sequences. Presets and grids are in LOG.md.
+
+    python benchmarks/language.py [--quick] [--seeds 0 1 2] [--only stories files] [--claims a b]
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import _bench
+import jax
+from perceptron import found, learner
+
+import olm
+from olm.data.corruption import Corruption
+from olm.models.transformer import TransformerConfig
+from olm.search import best_rates
+from olm.tasks.language import CPU, Language, Stories, stories, text
+
+EVALUATIONS, SEARCHES = 10, 2
+SEARCH = {"evaluations": EVALUATIONS, "target_draws": CPU.target_draws, "adjoint": olm.adjoint.direct()}
+TINY = TransformerConfig(vocabulary=64, length=8, width=8, layers=1, heads=2)
+
+
+def generated(seed: int, quick: bool) -> Language:
+    """The preset's stories, or a few of them."""
+    config = Stories(TINY, examples=32, targets=32, tests=32) if quick else CPU.task
+    return stories(jax.random.key(seed), config)
+
+
+def prose_and_source(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files written to ``folder``: training on Python source and prose in equal parts, targets on other prose."""
+    import argparse
+    import json.decoder
+    import pydoc_data.topics
+    import textwrap as wrap
+
+    topics = [topic for _, topic in sorted(pydoc_data.topics.topics.items())]
+    prose = {"train": "\n\n".join(topics[::2]), "target": "\n\n".join(topics[1::2])}
+    source = "\n\n".join(inspect.getsource(module) for module in (argparse, json.decoder, wrap))
+    size = min(len(source), len(prose["train"]))
+    files = {"source.txt": source[:size], "prose.txt": prose["train"][:size], "target.txt": prose["target"]}
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / "source.txt", folder / "prose.txt"], [folder / "target.txt"]
+
+
+def files(seed: int, quick: bool) -> Language:
+    """Text files: fixed targets, as many sequences as the preset has."""
+    sizes = {"examples": 32, "targets": 32, "tests": 32} if quick else {"examples": 256, "targets": 256, "tests": 1024}
+    with tempfile.TemporaryDirectory() as folder:
+        train, target = prose_and_source(Path(folder))
+        model = TINY if quick else CPU.task.model
+        return text(
+            jax.random.key(seed), train, target, model=model, corruption_of_train=Corruption(), seed=seed, vocabulary=512, **sizes
+        )
+
+
+def above_entropy(language: Language, claim: dict[str, Any]) -> dict[str, float]:
+    """The ratio of the areas above the loss that no model can beat, where it is known."""
+    if language.entropy is None:
+        return {}
+    baseline, best = (claim["area"][side] - language.entropy for side in ("baseline", "found"))
+    return {"area_above_entropy_ratio": best / baseline}
+
+
+def same_rate(language: Language, steps: int, key: jax.Array) -> dict[str, float]:
+    """Claim (a)."""
+    start = time.perf_counter()
+    solution = olm.find_policy(language.task, learner(CPU.rate), steps=steps, key=key, **SEARCH)
+    seconds = time.perf_counter() - start
+    return {**found(solution), **above_entropy(language, solution.measures), "seconds": seconds}
+
+
+def own_rates(language: Language, steps: int, key: jax.Array) -> dict[str, Any]:
+    """Claim (b), with the grid's rows."""
+    grid = best_rates(language.task, learner, learning_rate=CPU.rate, steps=steps, key=key, searches=SEARCHES, **SEARCH)
+    names = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "step_length_ratio")
+    row = {name: grid.claim[name] for name in names} | above_entropy(language, grid.claim)
+    row |= {f"{what}_{side}": grid.claim[what][side] for what in ("area", "final") for side in ("baseline", "found")}
+    row |= {f"{what}_fall": row[f"{what}_baseline"] - row[f"{what}_found"] for what in ("area", "final")}
+    return row | {f"rate_{side}": rate for side, rate in grid.learning_rates.items()} | {"grid": grid.rows}
+
+
+DATA = {"stories": generated, "files": files}
+CLAIMS = {"a": same_rate, "b": own_rates}
+
+
+def main() -> None:
+    """Run the claims asked for, print a table, save the JSON."""
+    parser = _bench.parser(__doc__, seeds=(0, 1, 2))
+    parser.add_argument("--only", nargs="+", choices=list(DATA), default=list(DATA), help="data to measure on")
+    parser.add_argument("--claims", nargs="+", choices=list(CLAIMS), default=list(CLAIMS), help="claims to measure")
+    arguments = parser.parse_args()
+    runs: list[dict[str, Any]] = []
+    entropies = []
+    for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
+        run = {}
+        for data in arguments.only:
+            language = DATA[data](seed, arguments.quick)
+            entropies.append(language.entropy)
+            for claim in arguments.claims:
+                name = f"{data}, claim ({claim})"
+                run[name] = CLAIMS[claim](language, 10 if arguments.quick else CPU.steps, jax.random.key(1000 + seed))
+                print(f"{name}, seed {seed}: {run[name]}", flush=True)
+        runs.append(run)
+    summary = _bench.summarise(runs)
+    entropy = next((value for value in entropies if value is not None), None)
+    _bench.save("language", {"entropy": entropy, "summary": summary, "runs": runs}, arguments)
+
+
+if __name__ == "__main__":
+    main()
