@@ -22,6 +22,7 @@ import olm
 from olm.cli import main, options
 from olm.models.transformer import TransformerConfig
 from olm.records import Run, load_arrays
+from olm.report.page import write_report
 
 TINY = shlex.split("search perceptron --width 8 --examples 64 --tests 16 --steps 20 --target-draws 32 --evaluations 6 --quiet")
 
@@ -400,6 +401,8 @@ def test_a_replay_without_changes_gives_the_search_s_own_curves(
     assert here["status"] == "finished" and "report: " in capsys.readouterr().out
     config = Run.open(path).config
     assert config["kind"] == "train" and config["replay"]["policy"] == str(searched / "policy.npz")
+    page = write_report(path).read_text(encoding="utf-8")
+    assert "olm train" in page and "--resume" not in page and "no evaluation" not in page
 
 
 def test_a_replay_may_change_the_start_the_rate_and_the_optimiser(tmp_path: Path, searched: Path, no_figures: None) -> None:

@@ -298,7 +298,7 @@ def test_a_disk_that_fills_leaves_the_last_state(
     monkeypatch.setattr(loop._Search, "evaluate", evaluate)
     monkeypatch.setattr(os, call, real)
     error = capsys.readouterr().err
-    assert "No space left on device; free some space and continue with --resume" in error and error.count("\n") == 1
+    assert "No space left on device; free some space and resume the run" in error and error.count("\n") == 1
     found = Run.open(path).load_state()
     assert found is not None and found[1]["book"]["rows"] == 3
     assert rows(path)[:3] == rows(undisturbed)[:3]

@@ -34,7 +34,7 @@ def explained(path: Path, doing: str, started: bool = False) -> Iterator[None]:
         if not started and error.errno in _REFUSED:
             raise InputError(f"{why}; choose a folder that exists and can be written") from error
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "look at the disk"
-        again = "continue with --resume" if started else "try again"
+        again = "resume the run (--resume, or resume=True)" if started else "try again"
         raise StorageError(f"{why}; {hint} and {again}: what was saved before is intact") from error
 
 

@@ -86,7 +86,9 @@ def gather(path: str | os.PathLike[str]) -> Facts:
             return empty
 
     summary = read("summary.json", run.summary, {}, "the run is not finished, or was interrupted")
-    history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet")
+    # A replayed policy is no search: it has no evaluations to show.
+    searched = run.config.get("kind") != "train"
+    history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet") if searched else []
     curves = read("curves.npz", lambda: load_arrays(run.path / "curves.npz"), {}, "the learning curves are written at the end")
     curves = {name: curve for name, curve in curves.items() if curve is not None} if isinstance(curves, dict) else {}
     return Facts(run, summary, history, curves, missing)

@@ -192,7 +192,7 @@ def write_report(run_path: str | os.PathLike[str]) -> Path:
         config=_flat(run.config),
         versions=_flat(summary["versions"]) if isinstance(summary.get("versions"), dict) else [],
         reproduce=shlex.join(run.command) if run.command else "",
-        resume=shlex.join(["olm", "search", "--resume", str(run.path)]),
+        resume="" if run.config.get("kind") == "train" else shlex.join(["olm", "search", "--resume", str(run.path)]),
         rebuild=shlex.join(["olm", "report", str(run.path)]),
         files=[(file, about) for file, about in _FILES.items() if (run.path / file).exists()],
     )
