@@ -122,10 +122,13 @@ def exactness(result: dict[str, Any]) -> Iterator[Row]:
 
 def peer(result: dict[str, Any]) -> Iterator[Row]:
     """One search iteration of the published algorithm."""
-    compared = result["weights"]["uniform"]["comparisons"]
+    where = {"uniform": "on uniform weights, where a search starts", "sparse": "on the sparse weights of a later iteration"}
     for name, shown in (("published", "as published"), ("sort projection", "with a sort projection")):
-        row = compared[f"{name} / olm projected gradient"]
-        yield f"one search iteration, the published algorithm in PyTorch {shown} / olm", times(row["ratio"])
+        figures = [
+            f"{times(result['weights'][weights]['comparisons'][f'{name} / olm projected gradient']['ratio'])} {place}"
+            for weights, place in where.items()
+        ]
+        yield f"one search iteration, the published algorithm in PyTorch {shown} / olm", ", ".join(figures)
 
 
 def import_time(result: dict[str, Any]) -> Iterator[Row]:

@@ -37,6 +37,7 @@ class Grid(NamedTuple):
       baseline: `Curve` of uniform weights at their best rate.
       claim: `olm.search.compare` of that baseline with the best found curve.
       learning_rates: {"uniform": η, "found": η}.
+      solutions: every search by its learning rate, the best one among them.
     """
 
     rows: list[dict[str, Any]]
@@ -44,6 +45,7 @@ class Grid(NamedTuple):
     baseline: Curve
     claim: dict[str, Any]
     learning_rates: dict[str, float]
+    solutions: dict[float, Solution]
 
 
 def _row(side: str, rate: float, curve: Curve) -> dict[str, Any]:
@@ -143,8 +145,9 @@ def best_rates(
     rate = min(solutions, key=lambda r: solutions[r][2])
     rows = [_row("uniform", r, curves[r]) for r in sorted(curves)]
     rows += [_row("found", r, solutions[r][1]) for r in sorted(solutions)]
-    solution = solutions[rate][0]
+    searched = {r: entry[0] for r, entry in solutions.items()}
+    solution = searched[rate]
     # Measured on the task's own target and test sets, as every solution is.
     baseline = train(task, make_learner(best_uniform), uniform, (), steps=steps, key=key_train)
     claim = compare(baseline, solution.curve, task.alphabet)
-    return Grid(rows, solution, baseline, claim, {"uniform": best_uniform, "found": rate})
+    return Grid(rows, solution, baseline, claim, {"uniform": best_uniform, "found": rate}, searched)
