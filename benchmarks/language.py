@@ -96,23 +96,19 @@ DATA = {"stories": generated, "files": files}
 
 
 def main() -> None:
-    """Run what was asked for, print a table, save the JSON."""
+    """Run what was asked for, print tables, save one JSON for each kind of data."""
     parser = _bench.parser(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--only", nargs="+", choices=list(DATA), default=list(DATA), help="data to measure on")
     arguments = parser.parse_args()
-    runs: list[dict[str, Any]] = []
-    entropy = None
-    for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
-        run = {}
-        for data in arguments.only:
+    steps = 10 if arguments.quick else CPU.steps
+    for data in arguments.only:
+        runs: list[dict[str, Any]] = []
+        for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
             language = DATA[data](seed, arguments.quick)
-            entropy = entropy or language.entropy
-            for claim, row in claims(language, 10 if arguments.quick else CPU.steps, jax.random.key(1000 + seed)).items():
-                run[f"{data}, {claim}"] = row
-                shown = {name: value for name, value in row.items() if isinstance(value, float)}
-                print(f"{data}, {claim}, seed {seed}: {shown}", flush=True)
-        runs.append(run)
-    _bench.save("language", {"entropy": entropy, "summary": _bench.summarise(runs), "runs": runs}, arguments)
+            runs.append(claims(language, steps, jax.random.key(1000 + seed)))
+            for claim, row in runs[-1].items():
+                print(f"{claim}, seed {seed}: { ({name: x for name, x in row.items() if isinstance(x, float)}) }", flush=True)
+        _bench.save(f"language_{data}", {"entropy": language.entropy, "summary": _bench.summarise(runs), "runs": runs}, arguments)
 
 
 if __name__ == "__main__":

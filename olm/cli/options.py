@@ -118,23 +118,26 @@ class PolicyOptions:
         raise InputError(f"unknown policy {self.name!r}: choose one of table, static, piecewise, scorer, learning_rate")
 
 
+_MIRROR: dict[str, Any] = dict(mirror_descent().config)
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """How the policy moves down its gradient."""
 
     name: Annotated[str, arg(name="method", metavar="{mirror_descent,projected_gradient}")] = "mirror_descent"
     """mirror_descent sets its own step size and needs about a tenth of the evaluations; projected_gradient is the paper's."""
-    fall: Annotated[float, arg(name="method-fall")] = 0.06
+    fall: Annotated[float, arg(name="method-fall")] = _MIRROR["fall"]
     """For mirror_descent: relative fall of the objective that the first step predicts, 0 to 1."""
-    momentum: Annotated[float, arg(name="method-momentum")] = 0.5
+    momentum: Annotated[float, arg(name="method-momentum")] = _MIRROR["momentum"]
     """For mirror_descent: share of the last step that is kept, 0 to 1."""
-    agreement: Annotated[float, arg(name="method-agreement")] = 0.3
+    agreement: Annotated[float, arg(name="method-agreement")] = _MIRROR["agreement"]
     """For mirror_descent: how fast rows whose gradients agree take longer steps; 0: never."""
-    window: Annotated[int, arg(name="method-window")] = 20
+    window: Annotated[int, arg(name="method-window")] = _MIRROR["window"]
     """For mirror_descent: training steps on either side that agree together."""
-    cap: Annotated[float, arg(name="method-cap")] = 10.0
-    """For mirror_descent: a row's gradient may be this many times the common scale."""
-    largest: Annotated[float, arg(name="method-largest")] = 0.1
+    cap: Annotated[float, arg(name="method-cap")] = _MIRROR["cap"]
+    """For mirror_descent: a row's gradient may be this many times the median row's."""
+    largest: Annotated[float, arg(name="method-largest")] = _MIRROR["largest"]
     """For mirror_descent: upper bound of the step size."""
     rate: Annotated[float, arg(name="method-rate")] = 0.1
     """For projected_gradient: step size on the mean loss (the paper's 5e-6 at T = 2000 is 0.01 here)."""

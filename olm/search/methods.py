@@ -6,12 +6,12 @@ rows and the identity (followed by projection) elsewhere.
 
 Mirror descent on a table with rows t and the row-centred gradient S[t,n] = G[t,n] − Σ_m γ[t,m] G[t,m]:
 
-    d_t = S_t / max(s, s_t / c),   s_t² = Σ_n γ[t,n] S[t,n]²,   s² = mean_t s_t²
+    s_t² = Σ_n γ[t,n] S[t,n]²,   S_t ← S_t · min(1, c median(s) / s_t),   d_t = S_t / s with s² = mean_t s_t² of the new S
     m ← β m + d,   z_t ← z_t − ε r_t m_t,   γ_t = softmax(z_t)
 
-with s one scale for the whole table, c a cap on single rows (the first steps of a run with a large learning rate
-have gradients a hundred times the rest), and r_t a factor for each row that grows while successive gradients of the rows
-around t agree in direction and falls while they do not (delta-bar-delta, Jacobs 1988, on rows in place of entries).
+with s one scale for the whole table, c a cap on single rows (where training is close to unstable, rows have gradients a
+hundred times the others' and would set the scale alone), and r_t a factor for each row that grows while successive gradients
+of the rows around t agree in direction and falls while they do not (delta-bar-delta, Jacobs 1988, on rows in place of entries).
 ε is set at the first gradient so that the first step predicts a given relative fall of the objective: this is what makes
 one default work at learning rates a hundred times apart.
 
@@ -87,7 +87,7 @@ def mirror_descent(
     momentum: float = 0.5,
     agreement: float = 0.3,
     window: int = 20,
-    cap: float = 10.0,
+    cap: float = 3.0,
     largest: float = 0.1,
 ) -> Method:
     """Entropic mirror descent with momentum and a step size that sets itself (see the module's docstring).
@@ -97,7 +97,7 @@ def mirror_descent(
       momentum: β, 0 … 1.
       agreement: κ, how fast a row's factor follows the cosine of successive gradients: r_t ← r_t e^(κ cos); 0: never.
       window: rows on either side over which that cosine is pooled.
-      cap: c, a row's scale may be this many times the common one before its step is shortened.
+      cap: c, a row's scale may be this many times the median row's before its gradient is shortened.
       largest: upper bound of ε.
 
     Returns:
@@ -124,16 +124,20 @@ def mirror_descent(
     def init(feasible: PyTree, phi: PyTree) -> MirrorState:
         return MirrorState(map_constraints(init_leaf, feasible, phi), jnp.zeros((), jnp.result_type(float)))
 
-    def direction(constraint: Any, x: Array, gradient: Array) -> tuple[Array, Array]:
-        """(d, the measure in which rows are compared): γ on the simplex, equal shares elsewhere."""
+    def direction(constraint: Any, x: Array, gradient: Array) -> tuple[Array, Array, Array]:
+        """(d, the measure in which rows are compared: γ on the simplex, equal shares elsewhere; the fall that ε = 1 predicts)."""
         rows, g = _rows(x), _rows(gradient)
         on_simplex = isinstance(constraint, Simplex)
         measure = rows if on_simplex else jnp.full_like(rows, 1 / rows.shape[1])
         centred = g - jnp.sum(measure * g, axis=1, keepdims=True) if on_simplex else g
         scale_rows = jnp.sqrt(jnp.sum(measure * centred**2, axis=1))
-        common = jnp.sqrt(jnp.mean(scale_rows**2))
-        scale = jnp.maximum(common, scale_rows / cap)
-        return jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)[:, None] * centred, measure
+        bound = cap * jnp.median(scale_rows)
+        too_long = (bound > 0) & (scale_rows > bound)
+        centred = jnp.where(too_long, bound / jnp.where(too_long, scale_rows, 1), 1)[:, None] * centred
+        common = jnp.sqrt(jnp.mean(jnp.sum(measure * centred**2, axis=1)))
+        d = jnp.where(common > 0, 1 / jnp.where(common > 0, common, 1), 0) * centred
+        # −⟨G, change of φ⟩; on the simplex the change of γ is −γ·d to first order.
+        return d, measure, jnp.sum(centred * d * (measure if on_simplex else 1))
 
     def update(feasible: PyTree, phi: PyTree, gradient: PyTree, value: Array, state: MirrorState, scale: Array):
         flat = jax.tree.flatten(broadcast_prefix(feasible, phi))
@@ -141,11 +145,7 @@ def mirror_descent(
         xs, gs = treedef.flatten_up_to(phi), treedef.flatten_up_to(gradient)
         leaves = treedef.flatten_up_to(state.leaves)
         moves = [direction(c, x, g) for c, x, g in zip(constraints, xs, gs, strict=True)]
-        # Σ ⟨G, change of φ⟩ for ε = 1; on the simplex the change of γ is γ·d to first order.
-        predicted = sum(
-            jnp.sum(_rows(g) * d * (measure if isinstance(c, Simplex) else 1))
-            for c, g, (d, measure) in zip(constraints, gs, moves, strict=True)
-        )
+        predicted = sum(fall_of_unit_step for *_, fall_of_unit_step in moves)
         first = jnp.minimum(largest, fall * jnp.abs(value) / jnp.where(predicted > 0, predicted, 1))
         rate = jnp.where(state.rate > 0, state.rate, first).astype(state.rate.dtype)
 
@@ -166,7 +166,7 @@ def mirror_descent(
                 x = scores = project(constraint, scores)
             return x, _Leaf(scores, m.reshape(leaf.momentum.shape).astype(leaf.momentum.dtype), factors)
 
-        moved = [advance(c, leaf, *move) for c, leaf, move in zip(constraints, leaves, moves, strict=True)]
+        moved = [advance(c, leaf, d, measure) for c, leaf, (d, measure, _) in zip(constraints, leaves, moves, strict=True)]
         new_phi = treedef.unflatten([x for x, _ in moved])
         return new_phi, MirrorState(treedef.unflatten([leaf for _, leaf in moved]), rate), rate * scale
 
