@@ -27,7 +27,7 @@ from olm.search import best_rates
 from olm.tasks.language import CPU, Language, Stories, stories, text
 
 EVALUATIONS, SEARCHES = 10, 2
-SEARCH = {"evaluations": EVALUATIONS, "target_draws": CPU.target_draws, "adjoint": olm.adjoint.direct()}
+SEARCH = {"evaluations": EVALUATIONS, "target_draws": CPU.target_draws, "adjoint": olm.adjoint.direct(), "patience": 3}
 TINY = TransformerConfig(vocabulary=64, length=8, width=8, layers=1, heads=2)
 
 

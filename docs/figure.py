@@ -32,7 +32,7 @@ def main() -> None:
         left, right = figure.subplots(1, 2)
         plots.loss_curves(same.baseline.test, same.curve.test, left, label="held-out loss")
         left.set_title(f"both at η = 0.1: {same.acceleration:.0f}× faster, area × {same.area_ratio:.2f}", loc="left")
-        plots.loss_curves(grid.baseline.test, grid.solution.curve.test, right, label="held-out loss", log_x=True)
+        plots.loss_curves(grid.baseline.test, grid.found.test, right, label="held-out loss", log_x=True)
         title = f"each at its best η, {rates['uniform']:g} and {rates['found']:g}: area × {grid.claim['area_ratio']:.2f}"
         right.set_title(title, loc="left")
         svg, png = plots.save(figure, Path(__file__).resolve().parent / "figures", "learning_curves")

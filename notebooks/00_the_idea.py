@@ -128,7 +128,8 @@ print(f"step-length ratio {solution.step_length_ratio:.2f}")
 #
 # The step-length ratio should make one suspicious: the found policy moves further at each step than uniform weights do. A larger learning
 # rate does that too, and needs no search. So the claim that counts lets both sides choose: uniform weights at the learning rate where *their*
-# area is least, and the policy likewise, on a grid of factors of two and by validation examples.
+# area is least, and the policy likewise, on a grid of factors of two and by validation examples. A policy may be replayed at another
+# rate than it was found at.
 
 # %%
 grid = olm.search.best_rates(
@@ -138,7 +139,7 @@ grid = olm.search.best_rates(
 with plots.style():
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     plots.learning_rate_grid(grid.rows, axes[0])
-    plots.loss_curves(grid.baseline.test, grid.solution.curve.test, axes[1], label="held-out loss")
+    plots.loss_curves(grid.baseline.test, grid.found.test, axes[1], label="held-out loss")
 print(f"best learning rate: uniform {grid.learning_rates['uniform']:g}, found {grid.learning_rates['found']:g}")
 print(f"area ratio {grid.claim['area_ratio']:.3f}, final-loss ratio {grid.claim['final_ratio']:.3f}")
 

@@ -150,7 +150,13 @@ def test_each_side_gets_its_own_best_rate() -> None:
     uniform = {row["learning_rate"]: row["area_validation"] for row in grid.rows if row["side"] == "uniform"}
     assert grid.learning_rates["uniform"] == min(uniform, key=uniform.__getitem__)
     assert min(uniform) < grid.learning_rates["uniform"] < max(uniform)
-    assert rates[0] == grid.learning_rates["uniform"] and len(rates) <= 2
+    assert rates[0] == grid.learning_rates["uniform"] and len(rates) <= 2 and set(grid.solutions) == set(rates)
+    found = {(row["learning_rate"], row["searched_at"]): row["area_validation"] for row in grid.rows if row["side"] == "found"}
+    best = min(found, key=found.__getitem__)
+    assert grid.learning_rates["found"] == best[0] and grid.solution is grid.solutions[best[1]]
+    # The winner was replayed at the rates beside its own.
+    assert {(best[1] * factor, best[1]) for factor in (1, 2)} <= set(found)
+    np.testing.assert_allclose(grid.claim["area"]["found"], np.mean(grid.found.test[1:]), rtol=1e-6)
     np.testing.assert_allclose(grid.claim["area"]["baseline"], np.mean(grid.baseline.test[1:]), rtol=1e-6)
 
 

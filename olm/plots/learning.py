@@ -188,7 +188,8 @@ def objective_history(
 def learning_rate_grid(rows: Sequence[Mapping[str, Any]], ax: Any = None, *, column: str = "area_validation") -> Any:
     """Area under the loss against the learning rate, for uniform weights and for found policies; the best of each is starred.
 
-    Held-out areas (``area_test``), where given, are drawn thin beside the validation areas that chose.
+    Of several policies at one rate the best is drawn. Held-out areas (``area_test``), where given, are drawn thin beside the
+    validation areas that chose.
 
     Args:
       rows: dicts with ``side`` (``"uniform"``, else found), ``learning_rate`` and ``column``; a run that diverged has a value
@@ -225,9 +226,10 @@ def learning_rate_grid(rows: Sequence[Mapping[str, Any]], ax: Any = None, *, col
         ax.set_xscale("log", base=2)
         lost = False
         for side, name, look, marker in ((uniform, "uniform weights", BASELINE, "o"), (~uniform, "found policy", FOUND, "s")):
-            order = np.flatnonzero(side)[np.argsort(rates[side], kind="stable")]
+            order = np.flatnonzero(side)[np.lexsort((chosen[side], rates[side]))]
             if not order.size:
                 continue
+            order = order[np.unique(rates[order], return_index=True)[1]]
             x, y, test = rates[order], chosen[order], held_out[order]
             beyond = off_scale(ax, x, y, color=look["color"])
             lost |= bool(beyond.any())

@@ -188,7 +188,9 @@ def write_report(run_path: str | os.PathLike[str]) -> Path:
         history=_table(
             mappings(facts.history), ("evaluation", "objective", "validation", "rate", "accepted", "seconds", "message")
         ),
-        grid=_table(mappings(summary.get("grid")), ("side", "learning_rate", "area_validation", "area_test", "final_test")),
+        grid=_table(
+            mappings(summary.get("grid")), ("side", "learning_rate", "searched_at", "area_validation", "area_test", "final_test")
+        ),
         config=_flat(run.config),
         versions=_flat(summary["versions"]) if isinstance(summary.get("versions"), dict) else [],
         reproduce=shlex.join(run.command) if run.command else "",

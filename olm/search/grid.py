@@ -2,8 +2,10 @@
 
 A found policy can look fast against uniform weights at the same learning rate because it takes longer steps. Here uniform
 training is run on a grid of learning rates, doubled until its area is past its least or it diverges, and searches are run
-from uniform's best rate downhill on the same grid; both choices are made on validation examples (fresh draws, or a part of
-the target set kept back), and the test set is only reported.
+from uniform's best rate downhill on the same grid. The best policy found is then replayed at higher and lower rates of the grid
+while that helps: where training is nearly unstable a search finds nothing (its exact gradients grow backwards without bound),
+and a policy found at a lower rate may be best there. All choices are made on validation examples (fresh draws, or a part of the
+target set kept back), and the test set is only reported.
 """
 
 from __future__ import annotations
@@ -31,28 +33,31 @@ class Grid(NamedTuple):
     """Uniform and found policies over learning rates.
 
     Attributes:
-      rows: one dict a run: ``side`` ("uniform" or "found"), ``learning_rate``, ``area_validation``, ``area_test``,
-        ``final_test`` in nats (test columns None without a test set).
-      solution: the best search.
-      baseline: `Curve` of uniform weights at their best rate.
-      claim: `olm.search.compare` of that baseline with the best found curve.
-      learning_rates: {"uniform": η, "found": η}.
-      solutions: every search by its learning rate, the best one among them.
+      rows: one dict a run: ``side`` ("uniform" or "found"), ``learning_rate``, ``searched_at`` (the rate of the policy's search,
+        None for uniform weights), ``area_validation``, ``area_test``, ``final_test`` in nats (test columns None without a test
+        set).
+      solution: the search whose policy is compared.
+      baseline, found: `Curve` of uniform weights and of that policy, each at its best rate.
+      claim: `olm.search.compare` of the two.
+      learning_rates: {"uniform": η, "found": η}, where the two curves were trained.
+      solutions: every search by its learning rate.
     """
 
     rows: list[dict[str, Any]]
     solution: Solution
     baseline: Curve
+    found: Curve
     claim: dict[str, Any]
     learning_rates: dict[str, float]
     solutions: dict[float, Solution]
 
 
-def _row(side: str, rate: float, curve: Curve) -> dict[str, Any]:
+def _row(side: str, rate: float, searched_at: float | None, curve: Curve) -> dict[str, Any]:
     test = None if curve.test is None else np.asarray(curve.test, np.float64)
     return {
         "side": side,
         "learning_rate": rate,
+        "searched_at": searched_at,
         "area_validation": float(area_under_loss(curve.target)),
         "area_test": None if test is None else float(test[1:].mean()),
         "final_test": None if test is None else float(test[-1]),
@@ -121,33 +126,51 @@ def best_rates(
         raise DivergenceError(f"uniform weights diverge at every learning rate from {min(areas):g} to {max(areas):g}: lower it")
     best_uniform = min(areas, key=areas.__getitem__)
 
-    solutions: dict[float, tuple[Solution, Curve, float]] = {}
+    solutions: dict[float, Solution] = {}
 
-    def found(rate: float) -> float:
+    def searched(rate: float) -> float:
         if rate not in solutions:
             learner = make_learner(rate)
             more = on_search(rate) if on_search is not None else {}
             solution = find_policy(task, learner, steps=steps, key=key, **{**search, **more})
             if solution.status == "interrupted":  # one search of several: there is no comparison to return
                 raise KeyboardInterrupt
-            curve = validated(learner, solution.policy, solution.phi)
-            value = float(area_under_loss(curve.target))
-            solutions[rate] = solution, curve, value if math.isfinite(value) else math.inf
-        return solutions[rate][2]
+            solutions[rate] = solution
+            replayed(rate, rate)
+        return area_at(rate, rate)
+
+    replays: dict[tuple[float, float], Curve] = {}
+
+    def replayed(rate: float, source: float) -> float:
+        """The validation area at ``rate`` of what was found at ``source``."""
+        if (rate, source) not in replays:
+            solution = solutions[source]
+            replays[rate, source] = validated(make_learner(rate), solution.policy, solution.phi)
+        return area_at(rate, source)
+
+    def area_at(rate: float, source: float) -> float:
+        value = float(area_under_loss(replays[rate, source].target))
+        return value if math.isfinite(value) else math.inf
 
     rate = best_uniform
-    found(rate)
+    searched(rate)
     for factor in (0.5, 2.0):
-        while len(solutions) < searches and found(rate * factor) < found(rate):
+        while len(solutions) < searches and searched(rate * factor) < searched(rate):
             rate *= factor
         if rate != best_uniform:
             break
-    rate = min(solutions, key=lambda r: solutions[r][2])
-    rows = [_row("uniform", r, curves[r]) for r in sorted(curves)]
-    rows += [_row("found", r, solutions[r][1]) for r in sorted(solutions)]
-    searched = {r: entry[0] for r, entry in solutions.items()}
-    solution = searched[rate]
+    source = min(solutions, key=searched)
+    rate = source
+    for factor in (2.0, 0.5):
+        while replayed(rate * factor, source) < replayed(rate, source):
+            rate *= factor
+        if rate != source:
+            break
+    rows = [_row("uniform", r, None, curves[r]) for r in sorted(curves)]
+    rows += [_row("found", r, s, replays[r, s]) for r, s in sorted(replays)]
     # Measured on the task's own target and test sets, as every solution is.
+    solution = solutions[source]
     baseline = train(task, make_learner(best_uniform), uniform, (), steps=steps, key=key_train)
-    claim = compare(baseline, solution.curve, task.alphabet)
-    return Grid(rows, solution, baseline, claim, {"uniform": best_uniform, "found": rate}, searched)
+    best = train(task, make_learner(rate), solution.policy, solution.phi, steps=steps, key=key_train)
+    claim = compare(baseline, best, task.alphabet)
+    return Grid(rows, solution, baseline, best, claim, {"uniform": best_uniform, "found": rate}, solutions)
