@@ -2,7 +2,7 @@
 
 A found policy can look fast against uniform weights at the same learning rate because it takes longer steps. Here uniform
 training is run on a grid of learning rates, doubled until its area is past its least or it diverges, and searches are run
-from uniform's best rate downhill on the same grid. The best policy found is then replayed at higher and lower rates of the grid
+from uniform's best rate downhill on the same grid, or at given rates. The best policy found is then replayed at higher and lower rates of the grid
 while that helps: where training is nearly unstable a search finds nothing (its exact gradients grow backwards without bound),
 and a policy found at a lower rate may be best there. All choices are made on validation examples (fresh draws, or a part of the
 target set kept back), and the test set is only reported.
@@ -11,7 +11,7 @@ target set kept back), and the test set is only reported.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +72,7 @@ def best_rates(
     steps: int,
     key: Array,
     searches: int = 4,
+    search_rates: Sequence[float] | None = None,
     runs: int = 24,
     on_search: Callable[[float], dict[str, Any]] | None = None,
     **search: Any,
@@ -84,6 +85,7 @@ def best_rates(
       learning_rate: a point of the grid η·2^k.
       steps, key: as for `olm.find_policy`; the same key gives both sides the same θ_0 and order of examples.
       searches: at most so many searches, from uniform's best rate downhill on validation.
+      search_rates: search at these rates in place of that, one search each.
       runs: at most so many uniform runs.
       on_search: called with η before each search; returns further arguments for it (a run folder of its own, say).
       search: arguments of `olm.find_policy`.
@@ -99,6 +101,8 @@ def best_rates(
     """
     if not learning_rate > 0 or searches < 1:
         raise InputError(f"learning_rate {learning_rate} and searches {searches}: give a positive rate and at least 1 search")
+    if search_rates is not None and not (len(search_rates) and all(rate > 0 for rate in search_rates)):
+        raise InputError(f"search_rates {list(search_rates)}: give positive rates, at least one, or None")
     key_train, key_targets = jax.random.split(key)
     sample = targets(task, search.get("target_draws", 4096), search.get("validation_fraction", 0.25), key_targets)
     watched = task._replace(target=sample.fixed if sample.validation is None else sample.validation)
@@ -153,8 +157,9 @@ def best_rates(
         return value if math.isfinite(value) else math.inf
 
     rate = best_uniform
-    searched(rate)
-    for factor in (0.5, 2.0):
+    for given in [rate] if search_rates is None else search_rates:
+        searched(given)
+    for factor in (0.5, 2.0) if search_rates is None else ():
         while len(solutions) < searches and searched(rate * factor) < searched(rate):
             rate *= factor
         if rate != best_uniform:
