@@ -2,10 +2,10 @@
 
 A found policy can look fast against uniform weights at the same learning rate because it takes longer steps. Here uniform
 training is run on a grid of learning rates, doubled until its area is past its least or it diverges, and searches are run
-from uniform's best rate downhill on the same grid, or at given rates. The best policy found is then replayed at higher and lower rates of the grid
-while that helps: where training is nearly unstable a search finds nothing (its exact gradients grow backwards without bound),
-and a policy found at a lower rate may be best there. All choices are made on validation examples (fresh draws, or a part of the
-target set kept back), and the test set is only reported.
+from uniform's best rate downhill on the same grid, or at given rates. The best policy found is then replayed at higher and
+lower rates of the grid while that helps: where training is nearly unstable a search finds nothing (its exact gradients grow
+backwards without bound), and a policy found at a lower rate may be best there. All choices are made on validation examples
+(fresh draws, or a part of the target set kept back), and the test set is only reported.
 """
 
 from __future__ import annotations
