@@ -160,6 +160,14 @@ def test_each_side_gets_its_own_best_rate() -> None:
     np.testing.assert_allclose(grid.claim["area"]["baseline"], np.mean(grid.baseline.test[1:]), rtol=1e-6)
 
 
+def test_searches_may_be_run_at_given_rates() -> None:
+    settings = {"learning_rate": 0.2, "steps": STEPS, "key": KEY, "evaluations": 2, "target_draws": 128, "runs": 3}
+    grid = best_rates(TASK, lambda rate: olm.Learner(optax.sgd(rate)), search_rates=[0.05, 0.1], **settings)
+    assert list(grid.solutions) == [0.05, 0.1] and sum(row["side"] == "uniform" for row in grid.rows) == 3
+    with pytest.raises(olm.errors.InputError, match="search_rates"):
+        best_rates(TASK, lambda rate: olm.Learner(optax.sgd(rate)), search_rates=[], **settings)
+
+
 def test_solutions_and_curves_show_themselves() -> None:
     found = search(evaluations=2)
     assert found._repr_html_().startswith("<img") and found.curve._repr_html_().startswith("<img")
