@@ -6,7 +6,7 @@ training step as published and by sorting. Programmes take minutes, so only ``--
 solved in each repeat and their wall time is multiplied by T/rows: such figures are named "extrapolated". A programme's time
 depends on how many weights are zero, hence two sets of weights: uniform, where a search starts, and sparse, after ``--late``
 iterations of a faster search.
-Run: ``make peer``, or ``python benchmarks/peer.py`` where torch and cvxpy are installed.
+Run: ``make peer``, which installs torch and cvxpy, then ``python benchmarks/peer.py``.
 """
 
 from __future__ import annotations

@@ -343,7 +343,7 @@ def segmented(levels: int = 2, size: int | None = None, residuals: bool = False)
     """Keep the starts of segments and recompute within them, recursively: memory about k·T^(1/k) carries.
 
     Args:
-      levels: k ≥ 1; 1 is `direct`, 2 keeps √T starts and at most √T carries of one segment.
+      levels: k, 1 … 8; 1 is `direct`, 2 keeps √T starts and at most √T carries of one segment. Compilation takes 2^k as long.
       size: steps in a segment of the top level; None: T^((k−1)/k).
       residuals: keep the matrix products of one innermost segment's steps too.
 
@@ -351,15 +351,17 @@ def segmented(levels: int = 2, size: int | None = None, residuals: bool = False)
       An `Adjoint`; k levels run up to k − 1 forward sweeps more than `direct`.
 
     Raises:
-      InputError: for levels or size below 1.
+      InputError: for levels outside 1 … 8, or size below 1.
 
     Source: Chen et al. 2016 (k = 2); Griewank and Walther 2008, chapter 12 (multi-level).
 
     >>> segmented(levels=3).name, segmented(residuals=True).name
     ('segmented(levels=3)', 'segmented(levels=2, residuals=True)')
     """
-    if levels < 1 or (size is not None and size < 1):
-        raise InputError(f"segmented(levels={levels}, size={size}): both must be at least 1")
+    if not 1 <= levels <= 8:
+        raise InputError(f"segmented(levels={levels}): choose 1 to 8; more repeat steps without saving memory")
+    if size is not None and size < 1:
+        raise InputError(f"segmented(size={size}): give at least 1, or None")
     settings = {"levels": levels, "size": size, "residuals": residuals or None}
     name = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
     return _in_device_memory(f"segmented({name})", _Plan(levels, size, residuals))

@@ -462,6 +462,8 @@ def offloaded(
     """
     if min(1 if snapshots is None else snapshots, 1 if segment is None else segment) < 1:
         raise InputError(f"offloaded(snapshots={snapshots}, segment={segment}): both must be at least 1")
+    if directory is not None and Path(directory).exists() and not Path(directory).is_dir():
+        raise InputError(f"{directory} is a file: choose a folder for the snapshots")
 
     def sweep(program: Program, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
         cut = _cut(inputs, weights, segment)

@@ -108,8 +108,8 @@ def piecewise(pieces: int = 8) -> Policy:
     >>> piecewise(2).weights(phi, Time(5, 8), jnp.arange(2), None).tolist()
     [0.0, 1.0]
     """
-    if pieces < 1:
-        raise InputError(f"piecewise(pieces={pieces}): give at least 1")
+    if not isinstance(pieces, int) or pieces < 1:
+        raise InputError(f"piecewise(pieces={pieces}): give a whole number of at least 1")
 
     def init(steps: int, examples: int, batch: int) -> Array:
         return jnp.full((pieces, examples), 1 / examples)
@@ -173,14 +173,19 @@ def learning_rate(upper: float = float("inf")) -> Policy:
       upper: the largest factor.
 
     Returns:
-      A `Policy` with φ [T], 1 at first.
+      A `Policy` with φ [T], 1 at first, or ``upper`` if that is less.
+
+    Raises:
+      InputError: for an upper bound that is not positive.
 
     >>> learning_rate().init(3, 4, 4).tolist()
     [1.0, 1.0, 1.0]
     """
+    if not upper > 0:
+        raise InputError(f"learning_rate(upper={upper}): give a positive bound")
     return Policy(
         "learning_rate",
-        lambda steps, examples, batch: jnp.ones(steps),
+        lambda steps, examples, batch: jnp.full(steps, min(1.0, upper)),
         uniform().weights,
         True,
         Box(0.0, upper),

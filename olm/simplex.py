@@ -13,9 +13,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from olm.errors import InputError
 from olm.types import Array, Box, Constraint, Free, PyTree, Simplex
 
-__all__ = ["broadcast_prefix", "effective_sample_size", "entropy", "map_constraints", "project", "softmax_rows"]
+__all__ = ["broadcast_prefix", "check_feasible", "effective_sample_size", "entropy", "map_constraints", "project", "softmax_rows"]
 
 
 def broadcast_prefix(prefix: PyTree, tree: PyTree) -> PyTree:
@@ -49,6 +50,39 @@ def map_constraints(function: Callable[..., PyTree], feasible: PyTree, phi: PyTr
     {'a': 0, 'b': 2}
     """
     return jax.tree.map(function, broadcast_prefix(feasible, phi), phi, *rest)
+
+
+def check_feasible(feasible: PyTree, phi: PyTree, name: str = "phi") -> None:
+    """Fail on parameters outside their feasible set, or not finite; rows of weights may miss a sum of one by 0.01.
+
+    Args:
+      feasible, phi: as for `project`, concrete arrays.
+      name: what an error calls them.
+
+    Raises:
+      InputError: says what is wrong.
+
+    >>> check_feasible(Simplex(), jnp.array([[0.5, 0.5]]))
+    >>> check_feasible(Simplex(), jnp.array([[1.0, 1.0]]))
+    Traceback (most recent call last):
+    olm.errors.InputError: phi is not feasible: a row of weights sums to 2; start from policy.init, or project it
+    """
+
+    def wrong(constraint: Constraint, x: Array) -> str | None:
+        if not bool(jnp.all(jnp.isfinite(x))):
+            return "it holds values that are not finite"
+        if isinstance(constraint, Simplex):
+            if bool(jnp.any(x < 0)):
+                return f"a weight is {float(jnp.min(x)):.4g}"
+            sums = jnp.sum(x, axis=-1, dtype=jnp.float32)
+            furthest = float(sums.reshape(-1)[jnp.argmax(jnp.abs(sums - 1))])
+            return f"a row of weights sums to {furthest:.4g}" if abs(furthest - 1) > 0.01 else None
+        if isinstance(constraint, Box) and bool(jnp.any((x < constraint.lower) | (x > constraint.upper))):
+            return f"it leaves [{constraint.lower:g}, {constraint.upper:g}]"
+        return None
+
+    for found in jax.tree.leaves(map_constraints(wrong, feasible, phi)):
+        raise InputError(f"{name} is not feasible: {found}; start from policy.init, or project it")
 
 
 def _project_rows(rows: Array) -> Array:

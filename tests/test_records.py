@@ -432,7 +432,11 @@ def test_a_resume_names_every_field_that_differs(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"search\.evaluations is 4 there and 9 here"):
             Run.resume(tmp_path / "run", more, may_change=too_little)
     with Run.resume(tmp_path / "run", more, may_change=["search"]) as run:
-        assert run.config == more == Run.open(run.path).config
+        run.write_summary({"status": "finished"})
+        # Until the state has been read and found good, nothing says that work goes on.
+        assert run.config == more and Run.open(run.path).config == CONFIG and run.summary()["status"] == "finished"
+        run.begin()
+        assert run.config == more == Run.open(run.path).config and not (run.path / "summary.json").exists()
 
 
 def test_metrics_survive_a_cut_line_and_are_truncated_for_a_resume(tmp_path: Path) -> None:

@@ -120,6 +120,44 @@ def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> N
         search(steps=STEPS + 1, run_dir=tmp_path / "a", resume=True)
 
 
+def test_a_resume_with_another_learner_or_objective_is_refused_and_changes_nothing(tmp_path) -> None:
+    search(evaluations=2, run_dir=tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    for changes, field in (
+        ({"learner": olm.Learner(optax.sgd(0.11))}, "optimiser_trial"),
+        ({"learner": olm.Learner(optax.adam(0.1, eps_root=1e-8))}, "optimiser_trial"),
+        ({"objective": olm.objective.weighted(np.linspace(0, 1, STEPS + 1))}, "objective"),
+        ({"task": TASK._replace(init=lambda key: {"w": jnp.zeros(8)})}, "start_params"),
+    ):
+        with pytest.raises(olm.errors.InputError, match=field):
+            search(evaluations=3, run_dir=tmp_path / "run", resume=True, **changes)
+    # A state that cannot be read: the longer search is not recorded as begun.
+    (tmp_path / "run" / "state.npz").write_bytes(before["state.npz"][:100])
+    with pytest.raises(olm.errors.InputError, match="state"):
+        search(evaluations=3, run_dir=tmp_path / "run", resume=True)
+    (tmp_path / "run" / "state.npz").write_bytes(before["state.npz"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_what_cannot_be_searched_leaves_no_folder(tmp_path) -> None:
+    table = olm.policy.table()
+    for changes in (
+        {"phi": jnp.full((STEPS, 32), 1.0)},
+        {"phi": jnp.full((STEPS, 32), jnp.nan)},
+        {"phi": jnp.eye(STEPS, 32) * 2 - jnp.eye(STEPS, 32, 1)},
+        {"policy": table._replace(weights=lambda phi_t, t, index, features: phi_t[:3])},
+        {"task": TASK._replace(draw=lambda key, n: {"z": jnp.ones((n, 8))})},
+    ):
+        with pytest.raises((olm.errors.InputError, TypeError, ValueError, KeyError)):
+            search(run_dir=tmp_path / "run", **changes)
+        assert not (tmp_path / "run").exists()
+    assert float(olm.policy.learning_rate(0.5).init(3, 4, 4).max()) == 0.5
+    for wrong in ({"policy": "table"}, {"method": "mirror_descent"}, {"objective": "area"}, {"adjoint": "direct"},
+                  {"learner": olm.Learner("sgd")}, {"evaluations": "3"}, {"evaluations": 2.5}, {"resume": True}):  # fmt: skip
+        with pytest.raises(olm.errors.InputError, match=next(iter(wrong))):
+            search(**wrong)
+
+
 def test_a_saved_policy_trains_to_the_same_curve(tmp_path) -> None:
     found = search(evaluations=3)
     policy, phi = olm.policy.load(found.save(tmp_path / "policy.npz"))

@@ -27,6 +27,17 @@ def given(arguments: Sequence[str], flag: str) -> str | None:
     return found
 
 
+def refuse_empty(arguments: Sequence[str], task: Any) -> None:
+    """Fail on ``--train`` or ``--target`` without a file, as an empty pattern of the shell leaves them.
+
+    Raises:
+      InputError: names the flag.
+    """
+    for name in ("train", "target"):
+        if f"--{name}" in arguments and not getattr(task, name, True):
+            raise InputError(f"--{name} names no file: name at least one, or leave it out")
+
+
 def parse(kind: Any, arguments: Sequence[str], *, prog: str, description: str, default: Any = None) -> Any:
     """Flags as a dataclass; what cannot be read becomes one line.
 

@@ -54,7 +54,8 @@ class LearnerOptions:
             raise InputError(f"learning rate {learning_rate:g}: give a positive number")
         if not (0 <= self.momentum < 1 and 0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise InputError(f"momentum {self.momentum:g}, b1 {self.b1:g}, b2 {self.b2:g}: give numbers from 0 to below 1")
-        if self.eps_root < 0 or self.weight_decay < 0 or (self.clip is not None and not self.clip > 0):
+        nonnegative = all(0 <= x < float("inf") for x in (self.eps_root, self.weight_decay))
+        if not nonnegative or (self.clip is not None and not self.clip > 0):
             raise InputError("eps-root and weight-decay must be 0 or more, clip above 0")
         match self.optimiser:
             case "sgd":
@@ -86,6 +87,8 @@ class TrainingOptions:
     def keys(self) -> tuple[jax.Array, jax.Array]:
         """(of the data, of everything else)."""
         data_seed = self.seed if self.data_seed is None else self.data_seed
+        if not all(-(2**63) <= seed < 2**63 for seed in (self.seed, data_seed)):
+            raise InputError(f"seed {self.seed}, data-seed {data_seed}: give numbers of at most 63 bits")
         key_data, _ = jax.random.split(jax.random.key(data_seed))
         _, key = jax.random.split(jax.random.key(self.seed))
         return key_data, key

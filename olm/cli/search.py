@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from olm.cli import options as settings
-from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, resume_line, say, table
+from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, refuse_empty, resume_line, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import Run
 from olm.search import Grid, Solution, best_rates, find_policy
@@ -48,13 +48,15 @@ def _read(words: Sequence[str]) -> settings.Search[Any]:
             raise InputError(f"{resume} is a search on {there}, not on {task}: leave the task out, or use another folder")
     else:
         default = settings.preset(str(task), given(words, "--preset"))
-    return parse(
+    options = parse(
         settings.Search[type(default.task)],  # type: ignore[misc]
         words if task is None else words[1:],
         prog=f"olm search {default.task.name}",
         description="Find the policy under which a model learns fastest.",
         default=default,
     )
+    refuse_empty(words, options.task)
+    return options
 
 
 def _about(task: str) -> str:
@@ -71,7 +73,7 @@ def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = settings.resolved(_read(words))
     place = options.run
-    if place.save_every < 0:
+    if not place.save_every >= 0:
         raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
     if place.resume is not None and place.run_dir is not None:
         raise InputError("--resume continues in its own folder: leave --run-dir out")

@@ -13,11 +13,12 @@ import numpy as np
 
 from olm import policy as policies
 from olm.cli import options as settings
-from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, say, table
+from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, refuse_empty, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import fingerprint
 from olm.search import compare
 from olm.search.results import sampled_weights, write_results
+from olm.simplex import check_feasible
 from olm.train import inputs, train, uniform_phi
 
 HELP = """usage: olm train RUN [OPTIONS]
@@ -53,6 +54,7 @@ def _read(words: Sequence[str]) -> tuple[settings.Replay[Any], Path]:
         description="Train with a saved policy and with uniform weights, and compare the two.",
         default=settings.Replay(start.task, learner=start.learner, training=start.training),
     )
+    refuse_empty(words, options.task)
     file = options.replay.policy
     if file is None and source in settings.PRESETS:
         raise InputError(f"name the policy to replay: olm train {source} --policy FILE")
@@ -71,6 +73,7 @@ def run(words: Sequence[str]) -> int:
     key_train, _ = jax.random.split(key)
     try:
         inputs(task, learner, policy, phi, steps, key_train)
+        check_feasible(policy.feasible, phi)
     except InputError as error:
         raise InputError(f"{file} cannot be replayed here: {error}") from None
     config = settings.recorded(options, "train", built.data)

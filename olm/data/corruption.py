@@ -39,7 +39,7 @@ class Corruption:
             raise InputError(f"fraction must lie between 0 and 1, not {self.fraction}")
         if self.edits < 0:
             raise InputError(f"edits must be at least 0, not {self.edits}")
-        if len(self.odds) != 3 or min(self.odds) < 0 or sum(self.odds) <= 0:
+        if len(self.odds) != 3 or not all(0 <= odds < float("inf") for odds in self.odds) or sum(self.odds) <= 0:
             raise InputError(f"odds must be three non-negative numbers, not all zero, not {self.odds}")
 
 

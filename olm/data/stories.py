@@ -72,10 +72,14 @@ class StoryConfig:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.vocabulary < self.smallest:
             raise InputError(f"vocabulary {self.vocabulary} is too small for this grammar: at least {self.smallest}")
+        if not 0 <= self.exponent < float("inf"):
+            raise InputError(f"exponent must be a number of at least 0, not {self.exponent}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, not {self.seed}")
         if not 0 < self.end <= 1:
             raise InputError(f"end must lie in (0, 1], not {self.end}")
         mixture = self.mixture or (1 / self.topics,) * self.topics
-        if len(mixture) != self.topics or min(mixture) < 0 or abs(sum(mixture) - 1) > 1e-6:
+        if len(mixture) != self.topics or not (min(mixture) >= 0 and abs(sum(mixture) - 1) <= 1e-6):
             raise InputError(f"mixture must be {self.topics} probabilities that sum to one, not {self.mixture}")
 
     @property

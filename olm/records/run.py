@@ -146,7 +146,7 @@ class Run:
 
         Args:
           path: a run folder.
-          config: the settings to continue with; they become the run's.
+          config: the settings to continue with; they become the run's when it `begin`s.
           may_change: dotted names (or their prefixes) that may differ, for example ``{"search.evaluations"}``.
 
         Returns:
@@ -165,14 +165,26 @@ class Run:
             resumed = cls(run.path, decoded(settings), run.command, _locked(run.path))
             try:
                 _remove_leftovers(run.path)
-                if plain(run.config) != settings:
-                    record = {"olm_run": VERSION, "command": run.command, "config": settings}
-                    write_json(run.path / "config.json", record)
                 resumed._drop_cut_line()
             except BaseException:
                 resumed.close()
                 raise
         return resumed
+
+    def begin(self) -> None:
+        """Record that work goes on: the config becomes the resumed one, and a summary, which says that a run is finished, goes.
+
+        Called by whoever resumes once the state has been read and found good, so that a refused resume changes nothing.
+
+        Raises:
+          StorageError: the disk is full; the old config is intact.
+        """
+        self._writable()
+        if plain(Run.open(self.path).config) != plain(self.config):
+            record = {"olm_run": VERSION, "command": self.command, "config": plain(self.config)}
+            write_json(self.path / "config.json", record, started=True)
+        with explained(self.path, "continue the run in", started=True):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock; further writing refuses. Harmless when repeated."""

@@ -71,8 +71,8 @@ def targets(task: Task, target_draws: int, validation_fraction: float, key: Arra
     """
     if not 0 <= validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}: choose a share from 0 up to (not including) 1")
-    if target_draws < 0:
-        raise InputError(f"target_draws is {target_draws}: choose a number of examples, or 0 for the fixed target set")
+    if target_draws < 0 or target_draws == 1:
+        raise InputError(f"target_draws is {target_draws}: choose at least 2 examples, or 0 for the fixed target set")
     key_validation, key_draws = jax.random.split(key)
     if task.draw is not None and target_draws > 0:
         return Targets(None, task.draw(key_validation, target_draws), key_draws, target_draws)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from olm.adjoint import Adjoint, segmented
 from olm.errors import InputError
@@ -28,7 +29,7 @@ from olm.search.guard import Targets, convincing, targets
 from olm.search.methods import Method, mirror_descent
 from olm.search.results import sampled_weights, write_results
 from olm.search.solution import Solution, compare
-from olm.simplex import effective_sample_size, map_constraints
+from olm.simplex import check_feasible, effective_sample_size, map_constraints
 from olm.train import inputs, program, sweep, train, uniform_phi
 from olm.types import Learner, Policy, PyTree, Simplex, Task
 
@@ -165,22 +166,39 @@ def find_policy(
     """
     if not isinstance(steps, (int, np.integer)) or steps < 1:
         raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
-    if evaluations < 1:
-        raise InputError(f"evaluations is {evaluations}: give at least 1")
+    if not isinstance(evaluations, (int, np.integer)) or evaluations < 1:
+        raise InputError(f"evaluations is {evaluations!r}: give a whole number of at least 1")
     if patience is not None and patience < 1:
         raise InputError(f"patience is {patience}: give at least 1, or None")
+    if resume and run_dir is None:
+        raise InputError("resume=True needs the run_dir of the search to continue")
     policy, method = policy or table(), method or mirror_descent()
     objective, adjoint = objective or area(), adjoint or segmented()
+    for name, value, kind in (
+        ("policy", policy, Policy),
+        ("method", method, Method),
+        ("objective", objective, Objective),
+        ("adjoint", adjoint, Adjoint),
+        ("learner.optimiser", learner.optimiser, optax.GradientTransformation),
+    ):
+        if not isinstance(value, kind):
+            raise InputError(f"{name} is {value!r}: give a {kind.__name__}")
     key_train, key_targets = jax.random.split(key)
     start = uniform_phi(policy, task, learner, steps) if phi is None else phi
     # A weak type, as jnp.full of a Python number has, would have every program compiled once more after the first step.
     start = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), start)
     # Everything that can be wrong with the input is found here, before a folder is touched.
-    inputs(task, learner, policy, start, steps, key_train)
+    arguments, carry = inputs(task, learner, policy, start, steps, key_train)
     if not jax.tree.leaves(start):
         raise InputError(f"policy {policy.name} has no parameters to search: choose another, for example olm.policy.table()")
-    objective.weights(steps)
+    check_feasible(policy.feasible, start, "phi")
+    weights = objective.weights(steps)
     sample = targets(task, target_draws, validation_fraction, key_targets)
+    # Whatever else the task, the learner or the policy's functions cannot do shows when a step and a cost are traced.
+    loop, held_out = program(task, learner, policy, steps), sample.fixed if sample.validation is None else sample.validation
+    row, aux = (jax.tree.map(lambda x: x[0], part) for part in (arguments.rows, arguments.aux))
+    jax.eval_shape(lambda: loop.step(arguments.shared, carry, row, aux, arguments.data))
+    jax.eval_shape(lambda: loop.cost(carry, {**arguments.data, "target": held_out}))
 
     settings = {
         "steps": steps,
@@ -195,6 +213,9 @@ def find_policy(
         "batch_size": learner.batch_size,
         "chunk_size": learner.chunk_size,
         "start": "uniform" if phi is None else fingerprint(phi),
+        "start_params": fingerprint(carry[0]),
+        "optimiser_trial": _optimiser_trial(learner, carry),
+        "objective_weights": fingerprint(weights),
         "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
         "data": fingerprint((task.train, task.target, task.test)),
     }
@@ -205,6 +226,20 @@ def find_policy(
     finally:
         if run is not None and isinstance(run_dir, (str, Path)):
             run.close()
+
+
+def _optimiser_trial(learner: Learner, carry: PyTree) -> list[float]:
+    """Norms of the optimiser's first three updates for made-up gradients: an optimiser is known only by what it does."""
+    params, state = carry
+    norms = []
+    for trial in range(3):
+        gradient = jax.tree.map(
+            lambda x, trial=trial: jnp.cos(1.0 + trial + jnp.arange(x.size)).reshape(x.shape).astype(x.dtype), params
+        )
+        updates, state = learner.optimiser.update(gradient, state, params)
+        squares = [np.sum(np.asarray(u, np.float64) ** 2) for u in jax.tree.leaves(updates)]
+        norms.append(float(f"{math.sqrt(sum(squares)):.3e}"))
+    return norms
 
 
 def _open(run_dir: str | Path | Run | Callable[[], Run] | None, settings: dict[str, Any], resume: bool) -> Run | None:
@@ -272,6 +307,8 @@ class _Search(NamedTuple):
                 book = book._replace(status="running", message="")
         elif run is not None:
             run.truncate_metrics(0)
+        if run is not None:
+            run.begin()
         bar = _Bar(evaluations, book.rows, progress)
         clock = saved_at = time.monotonic()
         try:

@@ -207,7 +207,7 @@ def projected_gradient(rate: float = 0.1) -> Method:
     >>> [round(float(x), 3) for x in phi[0]]
     [0.45, 0.55]
     """
-    if rate <= 0:
+    if not 0 < rate < float("inf"):
         raise InputError(f"projected_gradient(rate={rate}): give a positive rate")
 
     def update(feasible: PyTree, phi: PyTree, gradient: PyTree, value: Array, state: PyTree, scale: Array):

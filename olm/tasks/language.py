@@ -207,6 +207,8 @@ def text(
     """
     if tokens not in ("bpe", "bytes"):
         raise InputError(f"tokens must be bpe or bytes, not {tokens!r}")
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, not {seed}")
     sizes = {"examples": examples, "targets": targets, "tests": tests}
     for name, size in sizes.items():
         if size < 1:

@@ -46,7 +46,7 @@ def perceptron(
       fresh desired examples labelled by the same teacher.
 
     Raises:
-      InputError: a size below 1 or a variance that is not positive.
+      InputError: a size below 1, a variance that is not positive, or a mean that is not finite.
 
     Example:
       >>> import jax
@@ -61,8 +61,10 @@ def perceptron(
     for name, size in (("width", width), ("examples", examples), ("targets", targets), ("tests", tests)):
         if size < 1:
             raise InputError(f"{name} must be at least 1, not {size}")
-    if not train_variance > 0:
-        raise InputError(f"train_variance must be positive, not {train_variance}")
+    if not 0 < train_variance < math.inf:
+        raise InputError(f"train_variance must be positive and finite, not {train_variance}")
+    if not math.isfinite(target_mean):
+        raise InputError(f"target_mean must be finite, not {target_mean}")
     dtype = jnp.dtype(dtype or jnp.result_type(float))
     teacher_key, *keys = jax.random.split(key, 4)
     # The scale of the teacher plays no part, only its direction does.
