@@ -23,7 +23,7 @@ from perceptron import found, learner
 import olm
 from olm.data.corruption import Corruption
 from olm.models.transformer import TransformerConfig
-from olm.search import best_rates
+from olm.search import above_entropy, best_rates
 from olm.tasks.language import CPU, Language, Stories, stories, text
 
 SEARCH = {"evaluations": 10, "target_draws": CPU.target_draws, "adjoint": olm.adjoint.direct()}
@@ -64,27 +64,19 @@ def files(seed: int, quick: bool) -> Language:
         )
 
 
-def above_entropy(language: Language, claim: dict[str, Any]) -> dict[str, float]:
-    """The ratio of the areas above the loss that no model can beat, where it is known."""
-    if language.entropy is None:
-        return {}
-    baseline, best = (claim["area"][side] - language.entropy for side in ("baseline", "found"))
-    return {"area_above_entropy_ratio": best / baseline}
-
-
 def claims(language: Language, steps: int, key: jax.Array) -> dict[str, dict[str, Any]]:
     """Both claims, (b) with the grid's rows: one search at the preset's rate, whose policy is then replayed at others."""
     grid = best_rates(language.task, learner, learning_rate=CPU.rate, steps=steps, key=key, search_rates=[CPU.rate], **SEARCH)
     same = grid.solution
     names = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "step_length_ratio")
-    own = {name: grid.claim[name] for name in names} | above_entropy(language, grid.claim)
+    own = {name: grid.claim[name] for name in names} | above_entropy(grid.claim, language.entropy)
     own |= {f"{what}_{side}": grid.claim[what][side] for what in ("area", "final") for side in ("baseline", "found")}
     own |= {f"{what}_fall": own[f"{what}_baseline"] - own[f"{what}_found"] for what in ("area", "final")}
     own |= {f"rate_{side}": rate for side, rate in grid.learning_rates.items()} | {"grid": grid.rows}
     seconds = {"seconds": same.summary()["seconds"]}
     history = [row["validation"] for row in same.history]
     return {
-        "claim (a)": {**found(same), **above_entropy(language, same.measures), **seconds, "validation_areas": history},
+        "claim (a)": {**found(same), **above_entropy(same.measures, language.entropy), **seconds, "validation_areas": history},
         "claim (b)": own,
     }
 

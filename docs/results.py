@@ -98,7 +98,7 @@ def _language(data: str, result: dict[str, Any]) -> Iterator[Row]:
         yield f"language, {data}, {claim}, 10 evaluations, held out; {seeds(result)}", ratios(measures, names)
         if "seconds" in measures:
             yield (
-                f"time of such a search's evaluations, {data}, two searches side by side",
+                f"time of such a search's evaluations, {data}",
                 f"{measures['seconds']['min']:.0f} to {measures['seconds']['max']:.0f} s",
             )
 

@@ -14,8 +14,8 @@ every adjoint returns the same gradients; they differ in which carries they keep
 In all of them the costs are evaluated together with their gradients on the way back, so a cost is never paid for twice;
 one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a step outlives it. With ``residuals=True`` the
 first two keep the matrix products of the steps as well, of all T or of one segment, and compute none of them again: cheaper
-where activations are small (a linear model), dearer in time and memory where they are large (a transformer). Integer parts
-of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
+where activations are small (a linear model), much more memory and no less time where they are large (a transformer). Integer
+parts of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
 """
 
 from __future__ import annotations

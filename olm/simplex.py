@@ -88,7 +88,7 @@ def check_feasible(feasible: PyTree, phi: PyTree, name: str = "phi") -> None:
 def _project_rows(rows: Array) -> Array:
     """Euclidean projection of rows onto the simplex by shrinking the active set (Michelot 1986): max(x − τ, 0).
 
-    Exact and finite, the same point as the sort-based method; sorting 2000 rows of 4096 on a CPU takes twenty times longer.
+    Exact and finite, the same point as the sort-based method; sorting long rows on a CPU takes many times longer.
     """
     size = rows.shape[1]
     # The nearest point depends on differences only. With the largest entry at 0, τ < 0: no row loses all its entries to rounding.

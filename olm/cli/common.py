@@ -107,14 +107,6 @@ def say(text: str) -> None:
     print(f"olm: {text}", file=sys.stderr, flush=True)
 
 
-def above_entropy(measures: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, float]:
-    """Where the loss that no model can beat is known: the ratio of the areas above it, as a dict to add to a summary."""
-    if facts.get("entropy") is None:
-        return {}
-    baseline, found = (measures["area"][side] - facts["entropy"] for side in ("baseline", "found"))
-    return {"area_above_entropy_ratio": found / baseline}
-
-
 def add_group(run: Run, group: Any) -> None:
     """Mark the corrupted examples among those whose weights were kept, so that figures show them apart."""
     curves = run.load("curves")

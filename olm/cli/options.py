@@ -129,7 +129,7 @@ class MethodOptions:
     """How the policy moves down its gradient."""
 
     name: Annotated[str, arg(name="method", metavar="{mirror_descent,projected_gradient}")] = "mirror_descent"
-    """mirror_descent sets its own step size and needs about a tenth of the evaluations; projected_gradient is the paper's."""
+    """mirror_descent sets its own step size and needs far fewer evaluations; projected_gradient is the paper's."""
     fall: Annotated[float, arg(name="method-fall")] = _MIRROR["fall"]
     """For mirror_descent: relative fall of the objective that the first step predicts, 0 to 1."""
     momentum: Annotated[float, arg(name="method-momentum")] = _MIRROR["momentum"]
@@ -193,7 +193,7 @@ class AdjointOptions:
     segment: Annotated[int | None, count("from T and levels")] = None
     """For segmented and offloaded: steps in a segment."""
     residuals: bool = False
-    """For direct and segmented: keep the steps' matrix products too. Faster for the perceptron, slower for a transformer."""
+    """For direct and segmented: keep the steps' matrix products too. Faster for the perceptron, not for a transformer."""
     snapshots: Annotated[int | None, count("the start of every segment")] = None
     """For offloaded: states kept at once."""
     folder: Annotated[str | None, arg(name="offload-dir", metavar="DIR|None", help_behavior_hint=none_means("host memory"))] = (

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from olm.cli import options as settings
-from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, refuse_empty, resume_line, say, table
+from olm.cli.common import add_group, finish, given, new_run, parse, refuse_empty, resume_line, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import Run
-from olm.search import Grid, Solution, best_rates, find_policy
+from olm.search import Grid, Solution, above_entropy, best_rates, find_policy
 from olm.types import Learner, Task
 
 MAY_CHANGE = {"search.evaluations", "search.patience", "search.grid", "search.grid_searches"}
@@ -117,14 +117,14 @@ def run(words: Sequence[str]) -> int:
         try:
             solution = find_policy(task, learner, key=key, run_dir=opened, **arguments)
             main = runs[0]
-            measures = {**solution.measures, **above_entropy(solution.measures, built.facts)}
+            measures = {**solution.measures, **above_entropy(solution.measures, built.facts.get("entropy"))}
             summary = {**main.summary(), **measures, **built.facts}
             add_group(main, built.group)
             main.write_summary(summary)
             _show(options, solution, measures)
             if options.search.grid and solution.status in ("finished", "stopped"):
                 grid = _grid(options, main, task, learner, config, key, arguments)
-                best = {**grid.claim, **above_entropy(grid.claim, built.facts)}
+                best = {**grid.claim, **above_entropy(grid.claim, built.facts.get("entropy"))}
                 main.write_summary({**summary, **_claims(options, measures, grid, best)})
                 _show_grid(grid, best)
             finish(main)

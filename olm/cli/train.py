@@ -13,10 +13,10 @@ import numpy as np
 
 from olm import policy as policies
 from olm.cli import options as settings
-from olm.cli.common import above_entropy, add_group, finish, given, new_run, parse, refuse_empty, say, table
+from olm.cli.common import add_group, finish, given, new_run, parse, refuse_empty, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import fingerprint
-from olm.search import compare
+from olm.search import above_entropy, compare
 from olm.search.results import sampled_weights, write_results
 from olm.simplex import check_feasible
 from olm.train import inputs, train, uniform_phi
@@ -87,7 +87,7 @@ def run(words: Sequence[str]) -> int:
         start = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), uniform_phi(policy, task, learner, steps))
         baseline, found = (train(task, learner, policy, p, steps=steps, key=key_train) for p in (start, phi))
         measures = compare(baseline, found, task.alphabet)
-        measures |= above_entropy(measures, built.facts)
+        measures |= above_entropy(measures, built.facts.get("entropy"))
         finite = [bool(np.isfinite(curve.target).all()) for curve in (baseline, found)]
         summary = {
             **measures,

@@ -184,7 +184,7 @@ class Transformer(nn.Module):
         embedding_VxD = self.param("embedding", _embedding(c), (c.vocabulary, c.width))
         position_LxD = self.param("position", _embedding(c), (c.length, c.width))
         # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to
-        # form the gradient of a weight, which took a quarter of the gradient's time.
+        # form the gradient of a weight, which takes a good part of the gradient's time.
         x_PxD = (embedding_VxD[tokens] + position_LxD[:length]).reshape(-1, c.width)
         for layer in range(c.layers):
             x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length)

@@ -4,13 +4,14 @@ from olm.search.grid import Grid, best_rates
 from olm.search.guard import Targets, convincing, targets
 from olm.search.loop import find_policy
 from olm.search.methods import Method, mirror_descent, projected_gradient
-from olm.search.solution import Solution, compare
+from olm.search.solution import Solution, above_entropy, compare
 
 __all__ = [
     "Grid",
     "Method",
     "Solution",
     "Targets",
+    "above_entropy",
     "best_rates",
     "compare",
     "convincing",

@@ -176,6 +176,8 @@ def best_rates(
     # Measured on the task's own target and test sets, as every solution is.
     solution = solutions[source]
     baseline = train(task, make_learner(best_uniform), uniform, (), steps=steps, key=key_train)
-    best = train(task, make_learner(rate), solution.policy, solution.phi, steps=steps, key=key_train)
+    best = solution.curve
+    if rate != source:
+        best = train(task, make_learner(rate), solution.policy, solution.phi, steps=steps, key=key_train)
     claim = compare(baseline, best, task.alphabet)
     return Grid(rows, solution, baseline, best, claim, {"uniform": best_uniform, "found": rate}, solutions)

@@ -200,25 +200,27 @@ def find_policy(
     jax.eval_shape(lambda: loop.step(arguments.shared, carry, row, aux, arguments.data))
     jax.eval_shape(lambda: loop.cost(carry, {**arguments.data, "target": held_out}))
 
-    settings = {
-        "steps": steps,
-        "evaluations": evaluations,
-        "policy": _describe(policy._asdict()),
-        "method": _describe(method._asdict()),
-        "objective": objective.name,
-        "target_draws": sample.draws,
-        "validation_fraction": validation_fraction,
-        "patience": patience,
-        "adjoint": adjoint.name,
-        "batch_size": learner.batch_size,
-        "chunk_size": learner.chunk_size,
-        "start": "uniform" if phi is None else fingerprint(phi),
-        "start_params": fingerprint(carry[0]),
-        "optimiser_trial": _optimiser_trial(learner, carry),
-        "objective_weights": fingerprint(weights),
-        "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
-        "data": fingerprint((task.train, task.target, task.test)),
-    }
+    def settings() -> dict[str, Any]:
+        return {
+            "steps": steps,
+            "evaluations": evaluations,
+            "policy": _describe(policy._asdict()),
+            "method": _describe(method._asdict()),
+            "objective": objective.name,
+            "target_draws": sample.draws,
+            "validation_fraction": validation_fraction,
+            "patience": patience,
+            "adjoint": adjoint.name,
+            "batch_size": learner.batch_size,
+            "chunk_size": learner.chunk_size,
+            "start": "uniform" if phi is None else fingerprint(phi),
+            "start_params": fingerprint(carry[0]),
+            "optimiser_trial": _optimiser_trial(learner, carry),
+            "objective_weights": fingerprint(weights),
+            "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
+            "data": fingerprint((task.train, task.target, task.test)),
+        }
+
     run = _open(run_dir, settings, resume)
     search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start)
     try:
@@ -242,12 +244,14 @@ def _optimiser_trial(learner: Learner, carry: PyTree) -> list[float]:
     return norms
 
 
-def _open(run_dir: str | Path | Run | Callable[[], Run] | None, settings: dict[str, Any], resume: bool) -> Run | None:
+def _open(
+    run_dir: str | Path | Run | Callable[[], Run] | None, settings: Callable[[], dict[str, Any]], resume: bool
+) -> Run | None:
     if run_dir is None or isinstance(run_dir, Run):
         return run_dir
     if callable(run_dir):
         return run_dir()
-    config = {"search": settings}
+    config = {"search": settings()}
     if resume:
         return Run.resume(run_dir, config, may_change={"search.evaluations", "search.patience"})
     return Run.create(run_dir, config)

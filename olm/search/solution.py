@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from olm.objective import acceleration_first, acceleration_ratio, area_under_los
 from olm.train import Curve
 from olm.types import Policy, PyTree
 
-__all__ = ["Solution", "compare"]
+__all__ = ["Solution", "above_entropy", "compare"]
 
 
 def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True) -> dict[str, Any]:
@@ -53,6 +54,25 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
             "unit": "nats over nats",
         },
     }
+
+
+def above_entropy(measures: Mapping[str, Any], entropy: float | None) -> dict[str, float]:
+    """The ratio of the areas above the loss that no model can beat, (J_found − h) / (J_baseline − h).
+
+    Args:
+      measures: what `compare` returned.
+      entropy: h in nats, or None where it is not known.
+
+    Returns:
+      ``{"area_above_entropy_ratio": ratio}`` to add to the measures; {} without an entropy.
+
+    >>> above_entropy({"area": {"baseline": 3.0, "found": 2.0}}, 1.0)
+    {'area_above_entropy_ratio': 0.5}
+    """
+    if entropy is None:
+        return {}
+    baseline, found = (measures["area"][side] - entropy for side in ("baseline", "found"))
+    return {"area_above_entropy_ratio": found / baseline}
 
 
 @dataclass(frozen=True)
