@@ -18,6 +18,9 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
 LOCKED := --require-hashes --only-binary :all:
 UV ?= uv
 
+# A worker for each core, up to four; the tests of a file share its searches, so they stay together.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 DEMO_RUN := runs/demo
 DEMO_FLAGS := --evaluations 20
 
@@ -45,10 +48,10 @@ demo: $(VENV)/runtime.done
 	@test -f $(DEMO_RUN)/report.html && echo "report: $(CURDIR)/$(DEMO_RUN)/report.html"
 
 test: $(VENV)/dev.done
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 fast: $(VENV)/dev.done
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/dev.done
 	$(PY) -m ruff check

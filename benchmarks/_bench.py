@@ -159,17 +159,19 @@ def interval(values: Sequence[float], *, geometric: bool = False) -> dict[str, A
     """Mean over seeds with its 95% Student t interval; ``geometric`` works on logarithms, for ratios.
 
     Returns:
-      ``mean``, ``low``, ``high`` (None with a single value), ``min``, ``max``, ``n``, ``geometric`` and the ``values``.
+      ``mean``, ``low``, ``high`` (None with a single value or a ratio of 0), ``min``, ``max``, ``n``,
+      ``geometric`` and the ``values``.
     """
     x = np.asarray(values, float)
-    if x.size == 0 or (geometric and not (x > 0).all()):
-        raise ValueError(f"{x.tolist()}: an interval needs at least one value, a geometric one positive values")
-    y, back = (np.log(x), math.exp) if geometric else (x, float)
+    if x.size == 0 or (geometric and not (x >= 0).all()):
+        raise ValueError(f"{x.tolist()}: an interval needs at least one value, a geometric one no negative values")
+    zero = geometric and not x.all()  # its geometric mean is 0, and no interval of logarithms exists
+    y, back = (np.log(x), math.exp) if geometric and not zero else (x, float)
     low, high = None, None
-    if x.size > 1:
+    if x.size > 1 and not zero:
         half = stats.t.ppf(0.975, x.size - 1) * y.std(ddof=1) / math.sqrt(x.size)
         low, high = back(y.mean() - half), back(y.mean() + half)
-    summary = {"mean": back(y.mean()), "low": low, "high": high, "min": float(x.min()), "max": float(x.max())}
+    summary = {"mean": 0.0 if zero else back(y.mean()), "low": low, "high": high, "min": float(x.min()), "max": float(x.max())}
     return {**summary, "n": int(x.size), "geometric": geometric, "values": x.tolist()}
 
 
@@ -181,7 +183,7 @@ def summarise(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict
         for name in (name for name, value in measures.items() if _is_number(value)):
             values = [run[row][name] for run in runs]
             ratio = name.startswith("acceleration") or "_ratio" in name
-            summary[row][name] = interval(values, geometric=ratio and min(values) > 0)
+            summary[row][name] = interval(values, geometric=ratio and min(values) >= 0)
     table(
         {"row": row, "measure": name, **{k: measure[k] for k in ("mean", "low", "high", "min", "max")}}
         for row, measures in summary.items()

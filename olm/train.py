@@ -159,7 +159,8 @@ def train(
       adjoint: how a derivative in ``phi`` is computed; None: `olm.adjoint.segmented`.
 
     Returns:
-      A `Curve`: losses in nats at θ_0 … θ_T. Reverse mode reaches ``phi`` through ``target`` and ``params`` only.
+      A `Curve`: losses in nats at θ_0 … θ_T. Reverse mode reaches ``phi`` and θ_0 through ``target`` and ``params``
+      only; JAX refuses values that the losses or the optimiser close over.
 
     Raises:
       InputError: for steps below 1, a batch larger than N, losses or φ of a wrong shape or dtype.

@@ -34,8 +34,10 @@ def test_geometric_interval_is_symmetric_in_ratio(bench) -> None:
     found = bench.interval([0.5, 2.0, 4.0], geometric=True)
     assert found["mean"] == pytest.approx(4 ** (1 / 3))
     assert found["mean"] / found["low"] == pytest.approx(found["high"] / found["mean"])
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="negative"):
         bench.interval([1.0, -1.0], geometric=True)
+    zero = bench.interval([0.0, 4.0], geometric=True)
+    assert (zero["mean"], zero["low"], zero["high"], zero["geometric"]) == (0.0, None, None, True)
 
 
 def test_comparison_pairs_its_times(bench) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def same(one: Path, other: Path) -> list[str]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a tiny run's time; what they show is tested elsewhere."""
-    monkeypatch.setattr("olm.report.write_report", lambda path: Path(path) / "report.html")
+    monkeypatch.setattr("olm.report.write_report", lambda path, on_missing=None: Path(path) / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -428,6 +429,16 @@ def test_a_report_can_be_drawn_again(tmp_path: Path, searched: Path, capsys: pyt
     assert capsys.readouterr().out == f"report: {searched}/report.html\n"
     pages.append((searched / "report.html").read_bytes())
     assert pages[0] == pages[1]
+
+
+def test_a_report_says_what_is_damaged(tmp_path: Path, searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(searched, tmp_path / "run"))
+    (copy / "metrics.jsonl").write_text("nothing\n{}\n", encoding="utf-8")
+    for name in ("summary.json", "curves.npz"):
+        (copy / name).unlink()
+    assert main(["report", str(copy)]) == 0
+    said = capsys.readouterr().err
+    assert "metrics.jsonl, line 1, is not a row of JSON" in said and "summary.json is not there" in said
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

@@ -251,8 +251,20 @@ def test_a_run_folder_that_is_damaged(refused: Callable[..., str], tmp_path: Pat
     assert "learner.learning_rate is 'fast'" in refused(
         *resume, copy("typed", "config.json", config(learner={"learning_rate": "fast"}))
     )
+    for name, value in (("list", []), ("true", True), ("nothing", None)):
+        change = config(learner={"learning_rate": value})
+        assert "restore the file" in refused(*resume, copy(name, "config.json", change)), name
+    assert "was not made by the command line" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
     newer = config(learner={"learning_rate": 0.1, "warmup": 3})
     assert "does not know: warmup" in refused(*resume, copy("newer", "config.json", newer))
+    assert "learner lacks clip" in refused(*resume, copy("older", "config.json", config(learner={"learning_rate": 0.1})))
+
+    def without(data: bytes) -> bytes:
+        record = json.loads(data)
+        del record["config"]["method"]
+        return json.dumps(record).encode()
+
+    assert "config.json lacks method" in refused(*resume, copy("less", "config.json", without))
     assert "cut or not JSON" in refused(*resume, copy("cut", "config.json", lambda data: data[:50]))
     assert "holds a replay, not a search" in refused(*resume, copy("replay", "config.json", config(kind="train")))
     assert "learner is 3, not a group" in refused("train", copy("group", "config.json", config(learner=3)))

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,10 @@ def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "
     return "\n".join("  ".join(map(format, row, places)).rstrip() for row in rows)
 
 
-def finish(run: Run) -> Path:
+def finish(run: Run, on_missing: Callable[[str], None] | None = None) -> Path:
     """Draw the figures and the report, and say where they lie."""
     from olm.report import write_report
 
-    path = write_report(run.path)
+    path = write_report(run.path, on_missing)
     print(f"report: {path}")
     return path

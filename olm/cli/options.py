@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import optax
@@ -332,17 +333,20 @@ def _restored(default: Any, values: Any, where: str) -> Any:
     """``default`` with the values of a recorded group."""
     if not isinstance(values, dict):
         raise InputError(f"{where} is {values!r}, not a group of settings: restore the file")
-    hints = get_type_hints(type(default))
-    if unknown := set(values) - set(hints):
+    hints, known = get_type_hints(type(default)), {f.name for f in dataclasses.fields(default)}
+    if unknown := set(values) - known:
         names = ", ".join(sorted(unknown))
         raise InputError(f"{where} has settings that this olm does not know: {names}; use the olm that made it")
     found = {}
     for name, value in values.items():
-        value = tuple(value) if isinstance(value, list) else value
-        kind = tuple if isinstance(value, tuple) else hints[name]
-        if not isinstance(value, (kind, int) if kind is float else kind):
+        hint = hints[name]
+        kinds = {get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))}
+        found[name] = tuple(value) if isinstance(value, list) else value
+        # By exact type, as true would pass for a whole number.
+        if type(found[name]) not in (kinds | {int} if float in kinds else kinds):
             raise InputError(f"{where}.{name} is {value!r}: restore the file")
-        found[name] = value
+    if absent := known - set(values):
+        raise InputError(f"{where} lacks {', '.join(sorted(absent))}: restore the file, or use the olm that made it")
     return dataclasses.replace(default, **found)
 
 
@@ -350,10 +354,13 @@ def restored(run_path: str) -> Search[Any]:
     """The settings of a run folder that the command line made, for a search like it."""
     config = Run.open(run_path).config
     task = config.get("task")
-    if config.get("kind") not in ("search", "train") or not isinstance(task, dict) or task.get("name") not in PRESETS:
+    if not (config.get("kind") in ("search", "train") and isinstance(task, dict) and str(task.get("name")) in PRESETS):
         raise InputError(f"{run_path} was not made by the command line: give a folder that olm search or olm train has made")
     start = preset(task["name"], None)
     config = {**config, "task": {key: value for key, value in task.items() if key != "name"}}
-    groups = [f.name for f in dataclasses.fields(start) if f.name in config]
+    kind = Search if config["kind"] == "search" else Replay
+    groups = [f.name for f in dataclasses.fields(start) if f.name in {g.name for g in dataclasses.fields(kind)} - {"run"}]
+    if absent := [name for name in groups if name not in config]:
+        raise InputError(f"{run_path}/config.json lacks {', '.join(absent)}: restore the file, or use the olm that made it")
     found = {name: _restored(getattr(start, name), config[name], f"{run_path}/config.json: {name}") for name in groups}
     return dataclasses.replace(start, **found)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from olm.cli.common import finish, parse
+from olm.cli.common import finish, parse, say
 from olm.errors import InputError
 from olm.records import Run
 
@@ -31,5 +31,5 @@ def run(words: Sequence[str]) -> int:
         prog="olm report",
         description="Draw the figures of a run and its report.html from the files in its folder.",
     )
-    finish(Run.open(options.run))
+    finish(Run.open(options.run), on_missing=say)
     return 0

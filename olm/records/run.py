@@ -138,7 +138,11 @@ class Run:
             raise InputError(f"{path}/config.json was not written by olm: give the folder of a run")
         if record["olm_run"] > VERSION:
             raise InputError(f"{path} has run format {record['olm_run']}; this olm reads {VERSION}: update olm")
-        return cls(path, record["config"], record.get("command"), None)
+        command = record.get("command")
+        whole = isinstance(command, list) and all(isinstance(word, str) for word in command)
+        if not (whole or command is None):
+            raise InputError(f"{path}/config.json: command is {command!r}, not a list of words: restore the file")
+        return cls(path, record["config"], command, None)
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], config: Any, may_change: Collection[str] = ()) -> Run:

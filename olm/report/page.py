@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,12 @@ def _table(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[str,
     return {"heads": [head.replace("_", " ") for head in heads], "rows": cells} if rows else None
 
 
-def write_report(run_path: str | os.PathLike[str]) -> Path:
+def write_report(run_path: str | os.PathLike[str], on_missing: Callable[[str], None] | None = None) -> Path:
     """Write ``report.html`` into a run folder: headline numbers, claims, figures, settings, versions, messages, commands.
 
     Args:
       run_path: a run folder, finished or not.
+      on_missing: called with each line of the page's list of what is absent or damaged.
 
     Returns:
       The path of the page.
@@ -171,6 +172,9 @@ def write_report(run_path: str | os.PathLike[str]) -> Path:
     facts = gather(run_path)
     run, summary = facts.run, facts.summary
     figures = [(drawn.title, drawn.caption, base64.b64encode(drawn.svg.read_bytes()).decode("ascii")) for drawn in draw(facts)]
+    if on_missing is not None:
+        for line in facts.missing:
+            on_missing(line)
     task = run.config.get("task")
     name = task.get("name") if isinstance(task, dict) else task
     said = [(row.get("evaluation", place), row.get("message")) for place, row in enumerate(facts.history)]
