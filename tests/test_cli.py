@@ -236,6 +236,7 @@ def test_the_language_defaults_are_the_task_s_own() -> None:
     cpu, paper = (options.preset("language", name) for name in ("cpu", "paper"))
     for settings, theirs in ((cpu, language.CPU), (paper, language.PAPER)):
         assert (settings.training.steps, settings.learner.learning_rate) == (theirs.steps, theirs.rate)
+        assert settings.learner.clip == theirs.clip
         task, model = settings.task.resolved(), theirs.task.model
         assert [getattr(task, name) for name in ("length", "width", "layers", "heads")] == [
             getattr(model, name) for name in ("length", "width", "layers", "heads")

@@ -131,7 +131,7 @@ def test_the_papers_preset_has_the_papers_sizes() -> None:
     assert preset.task.model.parameters == 1_682_688
     assert preset.task.grammar.vocabulary == preset.task.model.vocabulary == 5000
     assert preset.task.corruption == Corruption(0.5, 20)
-    assert (language.CPU.task, language.CPU.steps, language.CPU.rate) == (Stories(), 300, 0.3)
+    assert (language.CPU.task, language.CPU.steps, language.CPU.rate, language.CPU.clip) == (Stories(), 300, 0.3, 0.5)
 
 
 def test_impossible_stories_say_what_to_change() -> None:

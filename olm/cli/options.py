@@ -285,7 +285,7 @@ PRESETS: dict[str, dict[str, Search[Any]]] = {
     "language": {
         "cpu": Search(
             Language(),
-            learner=LearnerOptions(learning_rate=0.3),
+            learner=LearnerOptions(learning_rate=0.3, clip=0.5),
             training=TrainingOptions(steps=300),
             search=SearchOptions(evaluations=10, target_draws=256),
         ),

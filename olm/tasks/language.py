@@ -81,12 +81,15 @@ class Preset:
       task: settings of the task.
       steps: T.
       rate: learning rate of plain gradient descent on all examples at once.
+      clip: longest gradient, or None. Full-batch descent at the rates where the area is least oscillates at the edge of
+        stability; clipped it stays there without spikes.
       target_draws: fresh desired examples for an evaluation of a search.
     """
 
     task: Stories = field(default_factory=Stories)
     steps: int = 300
     rate: float = 0.3
+    clip: float | None = 0.5
     target_draws: int = 256
 
 
@@ -95,6 +98,7 @@ PAPER = Preset(
     Stories(transformer.PAPER, StoryConfig(vocabulary=5000, topics=8, names=16), examples=16384, targets=512, tests=512),
     steps=4000,
     rate=0.1,
+    clip=None,
     target_draws=512,
 )
 
