@@ -94,6 +94,7 @@ def perceptron_honest(result: dict[str, Any]) -> Iterator[Row]:
 
 def _language(data: str, result: dict[str, Any]) -> Iterator[Row]:
     names = {**CLAIMS, "area_above_entropy_ratio": "ratio of areas above the entropy"}
+    names |= {"area_fall": "area lower by (nats)", "final_fall": "final loss lower by (nats)"}
     for claim, measures in result["summary"].items():
         yield f"language, {data}, {claim}, 10 evaluations, held out; {seeds(result)}", ratios(measures, names)
         if "seconds" in measures:
