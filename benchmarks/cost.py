@@ -85,7 +85,7 @@ def against_jax_grad(task: olm.Task, rate: float, steps: int, repeats: int) -> t
                 lambda n=naive, p=phi: n(p, *start), lambda r=run, p=phi: r(p, task.train, task.target), repeats
             )
             needed = memory(naive, phi, *start)
-            what = f"transformer: jax.grad through a plain scan ({models}) / policy gradient ({label})"
+            what = f"transformer, T = {steps}: jax.grad through a plain scan ({models}) / policy gradient ({label})"
             share = needed / memory(run, phi, task.train, task.target)
             rows.append({"what": what, **ratio, "memory_ratio": share, "temporary_MiB": needed / 2**20})
             mine, theirs = (np.asarray(g) for g in (run(phi, task.train, task.target)[1], naive(phi, *start)[1]))

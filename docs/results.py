@@ -117,7 +117,7 @@ def language_files(result: dict[str, Any]) -> Iterator[Row]:
 def cost(result: dict[str, Any]) -> Iterator[Row]:
     """Ratios of time, and of memory where there is one."""
     for row in result["rows"]:
-        memory = f", with 1/{row['memory_ratio']:.1f} of the memory" if row.get("memory_ratio") else ""
+        memory = f" in time, {row['memory_ratio']:.1f} in temporary memory" if row.get("memory_ratio") else ""
         yield row["what"], f"{row['ratio']:.2f}{memory}"
     equal = [value for name, value in result["checks"].items() if "bitwise" in name]
     if equal:

@@ -236,6 +236,6 @@ with plots.style():
 # ## Where to go from here
 #
 # - [Differentiate training](01_differentiate_training.ipynb): the same in code that is not olm's, with models of any library.
-# - `olm search perceptron` and `olm search language` do all this at the paper's sizes from the command line, and write a report.
+# - `olm search perceptron` and `olm search language` do all this from the command line, `--preset paper` at the paper's sizes, and write a report.
 # - Few target examples and no way to draw more: `find_policy(..., target_draws=0)` keeps a part of them back, and returns uniform weights
 #   unless the policy beats them on that part by more than chance.

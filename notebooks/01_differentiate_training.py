@@ -204,7 +204,7 @@ for number in range(31):
 
 # %% [markdown]
 # Memory: a run of $T$ steps keeps about $2\sqrt T$ states of the model and its optimiser (`adjoint=olm.adjoint.segmented()`), all of them
-# (`olm.adjoint.direct()`, the fastest), or none on the device (`olm.offload.offloaded()`). All give the same gradient.
+# (`olm.adjoint.direct()`, the fastest), or one stretch of them on the device and the rest on the host (`olm.offload.offloaded()`). All give the same gradient.
 #
 # ## Models of any library
 #

@@ -11,11 +11,12 @@ every adjoint returns the same gradients; they differ in which carries they keep
 - `segmented` with k levels keeps segment starts, recursively: memory k·T^(1/k), up to k − 1 more forward sweeps;
 - `olm.offload.offloaded` drives segments from the host by a binomial schedule, carries in host memory or on disk.
 
-In all of them the costs are evaluated together with their gradients on the way back, so a cost is never paid for twice;
-one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a step outlives it. With ``residuals=True`` the
-first two keep the matrix products of the steps as well, of all T or of one segment, and compute none of them again: cheaper
-where activations are small (a linear model), much more memory and no less time where they are large (a transformer). Integer
-parts of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
+In a sweep the costs are evaluated once, together with their gradients on the way back (`differentiable`, which serves
+`jax.grad`, needs them on the way out as well); one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a
+step outlives it. With ``residuals=True`` the first two keep the matrix products of the steps as well, of all T or of one
+segment, and compute none of them again: cheaper where activations are small (a linear model), much more memory and no less
+time where they are large (a transformer). Integer parts of a carry (step counts) are replayed, not differentiated. Not done:
+differentiating with respect to ``data``.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Adjoint(NamedTuple):
       sweep: ``sweep(program, inputs, carry, weights) -> Sweep`` with cost weights [T+1].
       forward, backward: the two halves, which `differentiable` needs; None when the host drives the sweep.
       traceable: whether it may run under ``jax.jit``.
+      on_disk: whether an interrupted sweep continues from files; a search then saves its state after every evaluation.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Adjoint(NamedTuple):
     forward: Callable[..., Any] | None = None
     backward: Callable[..., Any] | None = None
     traceable: bool = True
+    on_disk: bool = False
 
 
 def _split(carry: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:

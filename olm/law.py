@@ -45,14 +45,14 @@ def contributions(task: Task, params: PyTree, batch: PyTree, target: PyTree) -> 
 
 
 def similarity(contributions_N: Array, weights_N: Array) -> Array:
-    """How equal contributions are, SIM = Σ_n γ_n CT_n / s, s the plain standard deviation over examples with γ_n ≠ 0.
+    """How equal contributions are, SIM = m / s with m = Σ_n γ_n CT_n and s² = Σ_{n: γ_n ≠ 0} (CT_n − m)² / (#{γ_n ≠ 0} − 1).
 
     Args:
       contributions_N: [..., N].
       weights_N: [..., N], rows on the simplex.
 
     Returns:
-      [...]; infinite when all contributions are equal, NaN with fewer than two examples of positive weight.
+      [...]; ±∞, with the sign of m, when all contributions are equal, NaN when all are 0 or fewer than two weights are positive.
 
     Source: Gu et al. 2024, Eq. 7.
 

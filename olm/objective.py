@@ -148,7 +148,7 @@ def _ratio(reached: np.ndarray, baseline: np.ndarray, improved: np.ndarray) -> f
 def acceleration_ratio(baseline: Array, improved: Array) -> float:
     """T / t*, where t* is the first step from which ``improved`` stays at or below the baseline's final loss.
 
-    When it never does, t'/T < 1, where t' is the baseline's first step at or below the improved curve's final loss
+    When it never does, t'/T ≤ 1, where t' is the baseline's first step at or below the improved curve's final loss
     (0 when it starts there); NaN when neither exists (a curve with non-finite losses).
 
     Args:

@@ -479,4 +479,5 @@ def offloaded(
             return _drive(program, cut, first, schedule, store, shapes, progress)
 
     given = [f"{name}={value}" for name, value in (("snapshots", snapshots), ("segment", segment)) if value is not None]
-    return Adjoint(f"offloaded({', '.join(given)})" if given else "offloaded", sweep, traceable=False)
+    name = f"offloaded({', '.join(given)})" if given else "offloaded"
+    return Adjoint(name, sweep, traceable=False, on_disk=directory is not None)

@@ -65,14 +65,16 @@ def _drawn(weights_N: Array, index: Array) -> Array:
     if weights_N.shape == index.shape:  # full batch: index is 0 … N−1 and the row is on the simplex already
         return weights_N
     drawn = weights_N[index]
-    return drawn / jnp.sum(drawn)
+    total = jnp.sum(drawn)
+    # Where none of the drawn examples weighs anything there is nothing to learn from: weights of zero, not 0/0.
+    return drawn / jnp.where(total > 0, total, 1)
 
 
 @functools.cache
 def static() -> Policy:
     """One weight for every example, the same at all steps: φ [N] on the simplex.
 
-    With mini-batches the weights are normalised over the examples drawn: γ_b = φ[i_b] / Σ_c φ[i_c].
+    With mini-batches the weights are normalised over the examples drawn: γ_b = φ[i_b] / Σ_c φ[i_c], or all zero where these are.
 
     Returns:
       A `Policy` with φ [N].

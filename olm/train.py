@@ -124,7 +124,7 @@ def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int
     check_phi(policy, phi, steps, n_examples, batch)
     key_init, key_order = jax.random.split(key)
     params = task.init(key_init)
-    index = None if learner.batch_size is None else learners.order(key_order, steps, n_examples, batch)
+    index = learners.order(key_order, steps, n_examples, batch) if batch < n_examples else None  # all N have no order
     shared, rows = split(policy, phi)
     data = {"train": task.train, "target": task.target, **held_out}
     return Inputs(shared, rows, (jnp.arange(steps, dtype=jnp.int32), index), data), (params, learner.optimiser.init(params))

@@ -42,7 +42,7 @@ class Task(NamedTuple):
       test: pytree with leading axis M, held out: reported, never used for a choice. None: no test curve.
       target_losses: like ``losses``, for the desired distribution. None: ``losses``.
       draw: ``draw(key, n) -> pytree`` of n fresh desired examples, or None when there is only ``target``.
-      alphabet: number of symbols |V|, the denominator of the compression ratio.
+      alphabet: number of symbols |V|, whose logarithm is the numerator of the compression ratio.
     """
 
     init: Callable[[Array], PyTree]
@@ -94,7 +94,8 @@ class Policy(NamedTuple):
     Attributes:
       name: the field's name of the policy class, written into run folders.
       init: ``init(steps, n_examples, batch) -> phi``; its weights are uniform, 1/B.
-      weights: ``weights(phi_t, t, index, features) -> [B]``, ``t`` a `Time`. ``index`` [B] names the examples of step t.
+      weights: ``weights(phi_t, t, index, features) -> [B]``, ``t`` a `Time`. ``index`` [B] names the examples of
+        step t, 0 … N−1 in this order where all are drawn.
       stepwise: a prefix of phi's tree of bools. True: the leaf has a leading axis T and ``weights`` receives its row t.
         False: ``weights`` receives the whole leaf at every step.
       feasible: a prefix of phi's tree of ``Simplex | Box | Free``.
@@ -118,7 +119,7 @@ class Learner(NamedTuple):
 
     Attributes:
       optimiser: any ``optax.GradientTransformation``; AdamW needs ``eps_root > 0`` to be differentiated through.
-      batch_size: B examples a step in an order fixed by the key; None: all N, full batch.
+      batch_size: B examples a step in an order fixed by the key; None or N: all of them, full batch.
       chunk_size: examples processed at once, for the batch and the target alike; changes memory, not the result.
     """
 

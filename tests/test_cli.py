@@ -245,7 +245,7 @@ def test_the_language_defaults_are_the_task_s_own() -> None:
             getattr(theirs.task.grammar, name) for name in ("vocabulary", "topics", "names")
         )
         assert (task.examples, task.targets) == (theirs.task.examples, theirs.task.targets)
-    assert cpu.search.target_draws == language.CPU.target_draws and paper.search.target_draws == 0
+        assert settings.search.target_draws == theirs.target_draws
 
 
 def test_every_setting_of_the_language_task_arrives(built: Callable[..., _Seen], texts: tuple[str, str]) -> None:
@@ -344,7 +344,10 @@ def test_the_grid_adds_the_second_claim_and_continues_after_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_figures: None
 ) -> None:
     whole, path = tmp_path / "whole", tmp_path / "interrupted"
+    build = options.Perceptron.build
+    monkeypatch.setattr(options.Perceptron, "build", lambda *given: build(*given)._replace(group=np.arange(64) % 2))
     assert main([*TINY, *GRID, "--run-dir", str(whole)]) == 0
+    assert "group" in load_arrays(whole / "curves.npz")  # though the grid looks the same search up again
     out = capsys.readouterr().out
     summary = Run.open(whole).summary()
     grid, claims = summary["grid"], summary["claims"]

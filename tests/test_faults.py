@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny search as it ends when nothing happens to it."""
     path = tmp_path_factory.mktemp("runs") / "undisturbed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("olm.report.write_report", lambda path: path)
+        patch.setattr("olm.report.write_report", lambda path, on_missing=None: path)
         assert main([*TINY, "--run-dir", str(path)]) == 0
     return path
 
@@ -257,7 +257,7 @@ def test_a_run_folder_that_is_damaged(refused: Callable[..., str], tmp_path: Pat
     assert "was not made by the command line" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
     newer = config(learner={"learning_rate": 0.1, "warmup": 3})
     assert "does not know: warmup" in refused(*resume, copy("newer", "config.json", newer))
-    assert "learner lacks clip" in refused(*resume, copy("older", "config.json", config(learner={"learning_rate": 0.1})))
+    assert "learner lacks b1, b2" in refused(*resume, copy("older", "config.json", config(learner={"learning_rate": 0.1})))
 
     def without(data: bytes) -> bytes:
         record = json.loads(data)
@@ -349,7 +349,7 @@ def test_an_interrupt_keeps_the_best_so_far_and_can_be_continued(
     assert summary["status"] == "interrupted" and (summary["area_ratio"] < 1) == (count > 1)
     assert load_arrays(path / "policy.npz").shape == (20, 64)
     monkeypatch.undo()
-    monkeypatch.setattr("olm.report.write_report", lambda path: path)
+    monkeypatch.setattr("olm.report.write_report", lambda path, on_missing=None: path)
     assert main(["search", "--quiet", "--resume", str(path)]) == 0
     assert same(path, undisturbed) == []
 
@@ -435,7 +435,7 @@ LONGER = [*TINY, "--evaluations", "40"]
 
 def started(root: Path, *words: str) -> subprocess.Popen[str]:
     """The command line as a process of its own; figures are left out as they are elsewhere here."""
-    code = "import sys, olm.report; olm.report.write_report = lambda path: path; from olm.cli import main; sys.exit(main())"
+    code = "import sys, olm.report; olm.report.write_report = lambda path, on_missing: path; from olm.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

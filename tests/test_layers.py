@@ -18,7 +18,7 @@ import pytest
 # The first component below olm has the rank; a folder's modules share it.
 RANKS = {
     "types": 0, "errors": 0,
-    "records": 1, "simplex": 1, "schedules": 1, "objective": 1, "weighted": 1, "adjoint": 1, "models": 1, "data": 1,
+    "records": 1, "simplex": 1, "objective": 1, "weighted": 1, "adjoint": 1, "models": 1, "data": 1,
     "policy": 2, "learner": 2, "offload": 2, "tasks": 2, "plots": 2,
     "train": 3,
     "search": 4,

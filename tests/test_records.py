@@ -379,7 +379,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     for name, complaint in [
         ("file", "is a file"),
         ("full", "not empty and not a run"),
-        ("run", "--resume .*run, or choose another"),
+        ("run", "--resume .*run .resume=True., or choose another"),
     ]:
         with pytest.raises(InputError, match=complaint):
             Run.create(tmp_path / name, CONFIG)

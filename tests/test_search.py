@@ -11,9 +11,11 @@ import optax
 import pytest
 
 import olm
+from olm import offload
 from olm.errors import InputError
 from olm.search import best_rates, convincing, guard, mirror_descent, projected_gradient, targets
 from olm.search import loop as search_loop
+from olm.search.results import sampled_weights
 from olm.tasks.perceptron import perceptron
 
 STEPS, KEY = 30, jax.random.key(7)
@@ -120,6 +122,28 @@ def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> N
         search(steps=STEPS + 1, run_dir=tmp_path / "a", resume=True)
 
 
+def test_a_search_with_its_sweeps_on_disk_goes_on_after_a_crash(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of the third sweep: however seldom states are saved, the sweep on disk is the one that is resumed."""
+    reverse, calls = offload._reverse, []
+
+    def killed(*given):
+        calls.append(1)
+        if len(calls) == 11:
+            raise RuntimeError("killed")
+        return reverse(*given)
+
+    settings = {"evaluations": 4, "save_every": 1e9}
+    whole = search(**settings, run_dir=tmp_path / "a", adjoint=olm.offload.offloaded(segment=6, directory=tmp_path / "disk"))
+    monkeypatch.setattr(offload, "_reverse", killed)
+    adjoint = olm.offload.offloaded(segment=6, directory=tmp_path / "disk")
+    with pytest.raises(RuntimeError, match="killed"):
+        search(**settings, run_dir=tmp_path / "b", adjoint=adjoint)
+    assert len(timeless(tmp_path / "b")) == 2 and any((tmp_path / "disk").iterdir())
+    found = search(**settings, run_dir=tmp_path / "b", adjoint=adjoint, resume=True)
+    np.testing.assert_array_equal(found.phi, whole.phi)
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b") and not any((tmp_path / "disk").iterdir())
+
+
 def test_a_resume_with_another_learner_or_objective_is_refused_and_changes_nothing(tmp_path) -> None:
     search(evaluations=2, run_dir=tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
@@ -172,6 +196,50 @@ def test_mini_batches_and_other_policies_search_too() -> None:
         assert min(objectives[1:]) < objectives[0], policy.name
 
 
+def test_a_policy_of_ones_own_with_a_tree_of_constraints_is_searched() -> None:
+    """Constraints in a dict; the share of the sample is that of the leaves that are weights."""
+    mine = olm.Policy(
+        name="mine",
+        init=lambda steps, examples, batch: {"weights": jnp.full((steps, batch), 1 / batch), "pace": jnp.ones(())},
+        weights=lambda phi, t, index, features: phi["weights"],
+        stepwise={"weights": True, "pace": False},
+        feasible={"weights": olm.types.Simplex(), "pace": olm.types.Box(0.5, 2.0)},
+        rate=lambda phi, t: phi["pace"],
+    )
+    found = search(policy=mine, evaluations=4)
+    assert found.area_ratio < 1 and all(0 < row["sample_share"] <= 1 for row in found.history)
+    assert 0.5 <= float(found.phi["pace"]) <= 2.0
+
+
+@pytest.mark.parametrize("policy", [olm.policy.table(), olm.policy.static(), olm.policy.piecewise(3)], ids=lambda p: p.name)
+def test_a_batch_of_all_examples_is_full_batch(policy: olm.Policy) -> None:
+    """φ[n] belongs to example n in both, and so do the weights that the figures show."""
+    phi = policy.init(STEPS, 32, 32) * jnp.linspace(0.5, 1.5, 32)
+    whole, named = (olm.Learner(SGD, batch_size=size) for size in (None, 32))
+    a, b = (olm.policy_gradient(TASK, learner, policy, phi, steps=STEPS, key=KEY) for learner in (whole, named))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+    shown = [sampled_weights(TASK, learner, policy, phi, steps=STEPS, key=KEY)["weights"] for learner in (whole, named)]
+    np.testing.assert_array_equal(*shown)
+
+
+def test_a_batch_in_which_nothing_weighs_anything_teaches_nothing() -> None:
+    phi = jnp.zeros(32).at[0].set(1.0)
+    learner = olm.Learner(SGD, batch_size=4)
+    value, gradient = olm.policy_gradient(TASK, learner, olm.policy.static(), phi, steps=STEPS, key=KEY)
+    assert np.isfinite(value) and np.isfinite(gradient).all() and np.any(gradient != 0)
+
+
+def test_an_objective_may_be_negative_and_may_count_the_start() -> None:
+    """Losses below zero: a small rise is no sharp one. And L(θ_0), common to all, decides nothing."""
+    lower = TASK._replace(losses=lambda params, batch: TASK.losses(params, batch) - 3)
+    a, b = search(evaluations=5), search(lower, evaluations=5)
+    assert b.history[0]["objective"] < 0 and [row["accepted"] for row in b.history] == [row["accepted"] for row in a.history]
+    weights = np.full(STEPS + 1, 1 / STEPS)
+    fixed = {"target_draws": 0, "validation_fraction": 0, "method": projected_gradient(rate=30.0), "evaluations": 4}
+    a, b = (search(objective=olm.objective.weighted(w), **fixed) for w in (np.r_[0, weights[1:]], np.r_[5, weights[1:]]))
+    assert a.best_evaluation == b.best_evaluation
+
+
 def test_each_side_gets_its_own_best_rate() -> None:
     rates = []
     grid = best_rates(
@@ -204,6 +272,28 @@ def test_searches_may_be_run_at_given_rates() -> None:
     assert list(grid.solutions) == [0.05, 0.1] and sum(row["side"] == "uniform" for row in grid.rows) == 3
     with pytest.raises(olm.errors.InputError, match="search_rates"):
         best_rates(TASK, lambda rate: olm.Learner(optax.sgd(rate)), search_rates=[], **settings)
+
+
+def test_rates_below_a_first_one_that_diverges_are_tried() -> None:
+    """The grid goes down until training is finite, and no further up than two rates."""
+    grid = best_rates(
+        TASK,
+        lambda rate: olm.Learner(optax.chain(optax.sgd(1.0), exploding_above(0.2, rate))),
+        learning_rate=0.4,
+        steps=STEPS,
+        key=KEY,
+        evaluations=2,
+        target_draws=64,
+        searches=1,
+    )
+    areas = {row["learning_rate"]: row["area_validation"] for row in grid.rows if row["side"] == "uniform"}
+    assert max(areas) == 1.6 and not np.isfinite([areas[rate] for rate in (0.4, 0.8, 1.6)]).any()
+    assert grid.learning_rates["uniform"] <= 0.2 and np.isfinite(areas[0.2])
+
+
+def exploding_above(bound: float, rate: float) -> optax.GradientTransformation:
+    """Scales updates by the rate, or by infinity above the bound."""
+    return optax.scale(rate if rate <= bound else np.inf)
 
 
 def test_solutions_and_curves_show_themselves() -> None:

@@ -222,7 +222,7 @@ class RunOptions:
     run_dir: Annotated[str | None, arg(metavar="DIR", help_behavior_hint=none_means("runs/TASK-DATE-NUMBER"))] = None
     """A new folder for the results."""
     preset: Annotated[str | None, arg(metavar="{cpu,paper}", help_behavior_hint=none_means("cpu"))] = None
-    """Defaults of all settings: cpu takes minutes on two cores; paper is as published. Other flags override it."""
+    """Defaults of all settings: cpu takes minutes on two cores; paper has the published sizes. Other flags override it."""
     quiet: FlagCreatePairsOff[bool] = False
     """No progress on the terminal."""
 

@@ -125,6 +125,7 @@ def run(words: Sequence[str]) -> int:
             if options.search.grid and solution.status in ("finished", "stopped"):
                 grid = _grid(options, main, task, learner, config, key, arguments)
                 best = {**grid.claim, **above_entropy(grid.claim, built.facts.get("entropy"))}
+                add_group(main, built.group)  # the grid has looked up this very search, and so written its results again
                 main.write_summary({**summary, **_claims(options, measures, grid, best)})
                 _show_grid(grid, best)
             finish(main)

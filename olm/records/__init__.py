@@ -8,7 +8,7 @@ A run folder holds
 ``config.json``     every setting, resolved, and the command that made the run
 ``metrics.jsonl``   one JSON object a line; a line cut by a crash is ignored
 ``*.npz``           trees of arrays: ``policy``, ``params``, ``curves`` and ``state`` (to continue from)
-``summary.json``    the final numbers; absent while the run is unfinished
+``summary.json``    the final numbers and how the run ended; absent before that
 ==================  ==============================================================================
 
 Every file but the metrics is replaced whole: temporary file in the same folder, fsync, rename, fsync of the folder. So at any

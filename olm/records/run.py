@@ -382,7 +382,7 @@ def _is_leftover(name: str) -> bool:
 
 def _refuse_used(path: Path) -> None:
     if (path / "config.json").exists():
-        raise InputError(f"{path} already holds a run: continue it with --resume {path}, or choose another folder")
+        raise InputError(f"{path} already holds a run: continue it with --resume {path} (resume=True), or choose another folder")
     if not all(_is_leftover(entry.name) for entry in path.iterdir()):
         raise InputError(f"{path} is not empty and not a run: choose another folder")
 

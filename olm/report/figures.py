@@ -85,7 +85,7 @@ def gather(path: str | os.PathLike[str]) -> Facts:
             missing.append(f"{error}.")
             return empty
 
-    summary = read("summary.json", run.summary, {}, "the run is not finished, or was interrupted")
+    summary = read("summary.json", run.summary, {}, "the run goes on, or was killed")
     # A replayed policy is no search: it has no evaluations to show.
     searched = run.config.get("kind") != "train"
     history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet") if searched else []

@@ -1,7 +1,7 @@
 """Each side at its own area-best learning rate: the comparison that longer steps cannot win.
 
 A found policy can look fast against uniform weights at the same learning rate because it takes longer steps. Here uniform
-training is run on a grid of learning rates, doubled until its area is past its least or it diverges, and searches are run
+training is run on a grid of learning rates, doubled and halved until its area has risen twice in a row, and searches are run
 from uniform's best rate downhill on the same grid, or at given rates. The best policy found is then replayed at higher and
 lower rates of the grid while that helps: where training is nearly unstable a search finds nothing (its exact gradients grow
 backwards without bound), and a policy found at a lower rate may be best there. All choices are made on validation examples
@@ -125,7 +125,9 @@ def best_rates(
         while worse < 2 and len(areas) < runs:
             rate *= factor
             areas[rate] = run(rate)
-            worse = worse + 1 if areas[rate] > min(areas.values()) else 0
+            # Downwards a rate that diverges is no rise: there may be nothing finite yet.
+            rose = areas[rate] > min(areas.values()) or (factor > 1 and not math.isfinite(areas[rate]))
+            worse = worse + 1 if rose else 0
     if not math.isfinite(min(areas.values())):
         raise DivergenceError(f"uniform weights diverge at every learning rate from {min(areas):g} to {max(areas):g}: lower it")
     best_uniform = min(areas, key=areas.__getitem__)

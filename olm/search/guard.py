@@ -1,7 +1,7 @@
 """Which desired examples a search may look at, and when to believe what it found.
 
 A policy with millions of weights fits a few hundred target examples by heart: on the perceptron of the paper with its 512
-fixed targets the curve on those 512 falls a tenfold faster while the curve on others gets worse than uniform. So:
+fixed targets the curve on those 512 falls many times faster while the curve on others gains nothing or gets worse. So:
 
 - where the task can draw, every evaluation sees fresh target examples, and one reserved draw validates;
 - where it cannot, a part of the target set is kept back and never enters a gradient;

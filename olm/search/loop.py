@@ -77,27 +77,37 @@ class _Evaluation(NamedTuple):
     validation: float | None
     final: float
     gradient: PyTree
+    start: float
+    """The part of the objective that L(θ_0) has, which is common to all policies."""
 
     @property
     def watched(self) -> float:
-        """What decides: the validation objective, or without one the objective itself."""
-        return self.objective if self.validation is None else self.validation
+        """What decides: the validation objective, or without one the objective itself; without L(θ_0) as in `_Search.areas`."""
+        return self.objective - self.start if self.validation is None else self.validation
 
 
-@functools.partial(jax.jit, static_argnames=("method", "feasible"))
-def _jitted_update(method: Method, feasible: PyTree, phi: PyTree, gradient: PyTree, value: float, state: PyTree, scale: float):
-    return method.update(feasible, phi, gradient, value, state, scale)
+def _static(feasible: PyTree) -> tuple[tuple[Any, ...], Any]:
+    """Constraints in a form that is hashable even where they lie in a dict or a list; ``unflatten`` undoes it."""
+    leaves, structure = jax.tree.flatten(feasible)
+    return tuple(leaves), structure
 
 
-@functools.partial(jax.jit, static_argnames="feasible")
-def _sample_share(feasible: PyTree, phi: PyTree):
+@functools.partial(jax.jit, static_argnames=("method", "constraints"))
+def _jitted_update(method: Method, constraints: Any, phi: PyTree, gradient: PyTree, value: float, state: PyTree, scale: float):
+    leaves, structure = constraints
+    return method.update(structure.unflatten(leaves), phi, gradient, value, state, scale)
+
+
+@functools.partial(jax.jit, static_argnames="constraints")
+def _sample_share(constraints: Any, phi: PyTree):
     """Mean effective sample size of the simplex rows, as a share of their length; NaN where there are none."""
+    leaves, structure = constraints
 
     def share(constraint: Any, leaf: Any):
         return jnp.mean(effective_sample_size(leaf)) / leaf.shape[-1] if isinstance(constraint, Simplex) else jnp.nan
 
-    shares = jax.tree.leaves(map_constraints(share, feasible, phi))
-    return jnp.mean(jnp.stack([jnp.asarray(s) for s in shares])) if shares else jnp.nan
+    shares = jax.tree.leaves(map_constraints(share, structure.unflatten(leaves), phi))
+    return jnp.nanmean(jnp.stack([jnp.asarray(s) for s in shares])) if shares else jnp.nan
 
 
 def _describe(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,13 +150,15 @@ def find_policy(
       adjoint: None: `olm.adjoint.segmented`.
       phi: where to start; None: uniform weights.
       run_dir: a folder for metrics, state, policy, parameters and summary; or an open `olm.records.Run`, or a function that opens
-        one and is called once the input has been checked (either is left open); None: nothing is written.
-      resume: continue the search that ``run_dir`` holds; ``evaluations`` may be larger than before.
+        one and is called once the input has been checked (either is left open, and what state it holds is continued as it is:
+        compare settings where it is opened); None: nothing is written.
+      resume: continue the search that ``run_dir``, a folder, holds; ``evaluations`` may be larger than before.
       save_every: seconds between two states on disk; 0: after every evaluation. No setting of it changes the result.
       progress: show a bar with the objective and the time left.
 
     Returns:
-      A `Solution`: the best policy by validation if it beats the start by more than chance, else the start. An interrupt
+      A `Solution`: the best policy by validation if it beats the start by more than chance, else the start; without
+      validation examples the best by the objective. An interrupt
       (``KeyboardInterrupt``) and non-finite values end the search with the best so far; ``status`` and ``message`` say so.
 
     Raises:
@@ -285,7 +297,8 @@ class _Search(NamedTuple):
         gradient = join(result.gradients.shared, result.gradients.rows)
         finite = all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(gradient))
         value = float(np.dot(weights, costs)) if np.isfinite(costs).all() else math.nan
-        return _Evaluation(value if finite else math.nan, validation, float(costs[-1]), gradient)
+        start = float(weights[0] * costs[0])
+        return _Evaluation(value if finite else math.nan, validation, float(costs[-1]), gradient, start)
 
     def areas(self, losses_TxK: Any) -> np.ndarray:
         """The objective of each validation example, [K]; L(θ_0) is common to all policies and left out."""
@@ -330,7 +343,8 @@ class _Search(NamedTuple):
                 history.append(row)
                 # The row comes first: an interrupt in between leaves one too many, which is cut off, never one too few.
                 state, book = new_state, new_book
-                if run is not None and now - saved_at >= save_every:
+                # A sweep on disk belongs to one evaluation: a resumed search must not repeat an earlier one.
+                if run is not None and (now - saved_at >= save_every or self.adjoint.on_disk):
                     run.save_state(state, {"book": book._asdict()})
                     saved_at = time.monotonic()
                 bar.show(row)
@@ -358,7 +372,7 @@ class _Search(NamedTuple):
             "objective": seen.objective,
             "validation": seen.validation,
             "final": seen.final,
-            "sample_share": float(_sample_share(self.policy.feasible, state.phi)),
+            "sample_share": float(_sample_share(_static(self.policy.feasible), state.phi)),
             "scale": book.scale,
             "accepted": True,
             "message": "",
@@ -370,7 +384,8 @@ class _Search(NamedTuple):
         if finite and seen.watched < book.best_value:
             book = book._replace(best_value=seen.watched, best_evaluation=number)
             state = state._replace(best_phi=state.phi)
-        if finite and braked <= SHARP * book.anchor_value:
+        # An objective may be negative: a rise is measured by its size.
+        if finite and braked <= book.anchor_value + (SHARP - 1) * abs(book.anchor_value):
             here = _Point(state.phi, state.method, seen.gradient)
             if braked <= book.anchor_value:
                 state = state._replace(anchor=here)
@@ -394,7 +409,7 @@ class _Search(NamedTuple):
             here = state.anchor._replace(method=self.method.restart(state.anchor.method))
         value = seen.objective if row["accepted"] else book.anchor_value
         phi, method, rate = _jitted_update(
-            self.method, self.policy.feasible, here.phi, here.gradient, value, here.method, book.scale
+            self.method, _static(self.policy.feasible), here.phi, here.gradient, value, here.method, book.scale
         )
         row["rate"] = float(rate)
         return state._replace(phi=phi, method=method), book, row
@@ -414,7 +429,8 @@ class _Search(NamedTuple):
             enough = convincing(base, found) if self.sample.validation is not None else found.mean() < base.mean()
             if not enough:
                 phi, best = self.start, 0
-                message += "; nothing found beats the start on validation by more than chance, so the start is returned"
+                more = " on validation by more than chance" if self.sample.validation is not None else ""
+                message += f"; nothing found beats the start{more}, so the start is returned"
         else:
             phi, best = self.start, 0
         curves = [train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key) for p in (self.start, phi)]

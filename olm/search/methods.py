@@ -1,6 +1,6 @@
 """How a policy moves down its gradient: entropic mirror descent, and projected gradient.
 
-A `Method` is a pair of pure functions. Its ``scale`` argument is the search's brake: 1 at first, halved after a step that
+A `Method` is three pure functions. Its ``scale`` argument is the search's brake: 1 at first, halved after a step that
 raised the objective sharply. Both methods work leaf by leaf on any feasible set; the mirror map is the softmax on simplex
 rows and the identity (followed by projection) elsewhere.
 
@@ -10,8 +10,9 @@ Mirror descent on a table with rows t and the row-centred gradient S[t,n] = G[t,
     m ← β m + d,   z_t ← z_t − ε r_t m_t,   γ_t = softmax(z_t)
 
 with s one scale for the whole table, c a cap on single rows (where training is close to unstable, rows have gradients a
-hundred times the others' and would set the scale alone), and r_t a factor for each row that grows while successive gradients
-of the rows around t agree in direction and falls while they do not (delta-bar-delta, Jacobs 1988, on rows in place of entries).
+hundred times the others' and would set the scale alone), and r_t a factor for each row that grows while new gradients of
+the rows around t agree in direction with the momentum and falls while they do not (delta-bar-delta, Jacobs 1988, on rows in
+place of entries).
 ε is set at the first gradient so that the first step predicts a given relative fall of the objective: this is what makes
 one default work at learning rates a hundred times apart.
 
@@ -95,7 +96,8 @@ def mirror_descent(
     Args:
       fall: relative fall of the objective that the first step predicts, 0 … 1.
       momentum: β, 0 … 1.
-      agreement: κ, how fast a row's factor follows the cosine of successive gradients: r_t ← r_t e^(κ cos); 0: never.
+      agreement: κ, how fast a row's factor follows the cosine of its gradient with the momentum so far:
+        r_t ← r_t e^(κ cos), kept in 0.1 … 4; 0: never.
       window: rows on either side over which that cosine is pooled.
       cap: c, a row's scale may be this many times the median row's before its gradient is shortened.
       largest: upper bound of ε.

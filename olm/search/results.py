@@ -46,7 +46,7 @@ def sampled_weights(
     batch = batch_size(learner, n_examples)
     at = np.unique(np.linspace(0, steps - 1, min(most, steps)).astype(int))
     index = jnp.broadcast_to(jnp.arange(n_examples), (steps, n_examples))
-    if learner.batch_size is not None:
+    if batch < n_examples:
         index = order(jax.random.split(key)[1], steps, n_examples, batch)
     shared, rows = split(policy, phi)
     columns = np.unique(np.linspace(0, batch - 1, min(most, batch)).astype(int))

@@ -37,6 +37,7 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
     new = np.asarray(found.test if on_test else found.target, np.float64)
     areas = [float(area_under_loss(x.astype(np.float32))) for x in (base, new)]
     with np.errstate(all="ignore"):  # of curves that diverged
+        area_ratio = float(np.divide(areas[1], areas[0]))
         final_ratio = float(new[-1] / base[-1])
         step_length_ratio = float(np.mean(found.step_lengths) / np.mean(baseline.step_lengths))
     return {
@@ -44,7 +45,7 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
         "acceleration": acceleration_ratio(base, new),
         "acceleration_first": acceleration_first(base, new),
         "area": {"baseline": areas[0], "found": areas[1]},
-        "area_ratio": areas[1] / areas[0],
+        "area_ratio": area_ratio,
         "final": {"baseline": float(base[-1]), "found": float(new[-1])},
         "final_ratio": final_ratio,
         "step_length_ratio": step_length_ratio,
@@ -82,7 +83,8 @@ class Solution:
     Attributes:
       policy, phi: the policy class and its parameters: the best evaluation on validation, or the start itself.
       curve, baseline: `Curve` of the found policy and of the start, on the same examples from the same θ_0.
-      history: one dict an evaluation: evaluation, objective, validation, final, rate, accepted, message, seconds.
+      history: one dict an evaluation: evaluation, objective, validation, final, sample_share, scale, accepted, message, rate,
+        seconds.
       status: "finished", "stopped" (validation no longer improved), "interrupted" or "diverged".
       message: why it ended, one line.
       best_evaluation: which evaluation's policy this is; 0: the start.
@@ -145,7 +147,7 @@ class Solution:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write policy and parameters to one ``.npz`` that `olm.policy.load` reads.
+        """Write policy and parameters to one ``.npz``; `olm.policy.load` reads those of `olm.policy`'s own classes.
 
         Args:
           path: file to write, replaced atomically.

@@ -83,7 +83,7 @@ class Preset:
       rate: learning rate of plain gradient descent on all examples at once.
       clip: longest gradient, or None. Full-batch descent at the rates where the area is least oscillates at the edge of
         stability; clipped it stays there without spikes.
-      target_draws: fresh desired examples for an evaluation of a search.
+      target_draws: fresh desired examples for an evaluation of a search; 0: the fixed targets.
     """
 
     task: Stories = field(default_factory=Stories)
@@ -99,7 +99,7 @@ PAPER = Preset(
     steps=4000,
     rate=0.1,
     clip=None,
-    target_draws=512,
+    target_draws=0,
 )
 
 
