@@ -70,7 +70,7 @@ lock:
 	$(COMPILE) --extra notebooks --extra test --extra dev --constraint requirements.txt --output-file requirements-dev.txt \
 	  $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt | sort -u)
 
-# PyTorch and cvxpy are needed by benchmarks/peer.py alone and are in no other environment.
+# PyTorch and cvxpy are needed by benchmarks/peer.py alone; they are added to this Python's environment, not locked by hash.
 peer: $(VENV)/dev.done
 	$(INSTALL) torch==2.13.0 cvxpy==1.9.3
 

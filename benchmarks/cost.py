@@ -96,7 +96,7 @@ def against_jax_grad(task: olm.Task, rate: float, steps: int, repeats: int) -> t
 
 def main() -> None:
     """Measure, print, save."""
-    parser = _bench.parser(__doc__)
+    parser = _bench.parser(__doc__, seeds=())
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def main() -> None:
         equal = jax.tree.map(lambda a, b: bool((a == b).all()), mine[0], theirs[0])
         checks[f"{name}: parameters bitwise equal to bare optax"] = all(jax.tree.leaves(equal))
         ratio = _bench.paired_ratio(lambda o=ours, t=task: o(t.train, t.target), lambda b=same, a=plain: b(*a), arguments.repeats)
-        rows.append({"what": f"{name}: olm.train with uniform weights / bare optax", **ratio})
+        rows.append({"what": f"{name}: olm.train with uniform weights, parameters and target curve / bare optax", **ratio})
     shown = ("what", "ratio", "a_median_s", "b_median_s", "temporary_MiB", "memory_ratio")
     _bench.table({k: row.get(k) for k in shown} for row in rows)
     for check, value in checks.items():

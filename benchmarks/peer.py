@@ -11,6 +11,7 @@ Run: ``make peer``, which installs torch and cvxpy, then ``python benchmarks/pee
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=4096, help="N")
     parser.add_argument("--repeats", type=int, default=5, help="times each part is timed, in turn")
     parser.add_argument("--rows", type=int, default=200, help="quadratic programmes solved in a repeat; 0: all T")
-    parser.add_argument("--processes", type=int, default=2, help="processes that solve them")
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="processes that solve them")
     parser.add_argument("--rate", type=float, default=0.01, help="search rate timed: the paper's 5e-6 times its T, for a mean")
     parser.add_argument("--late", type=int, default=30, help="iterations of olm's projected gradient before the sparse weights")
     parser.add_argument("--late-rate", type=float, default=0.4, help="their search rate")

@@ -139,13 +139,14 @@ def peer(result: dict[str, Any]) -> Iterator[Row]:
     """One search iteration of the published algorithm."""
     programmes = result["weights"]["uniform"]["programmes"]
     timed = f", of {programmes['rows_timed']} programmes extrapolated to all T" if programmes["extrapolated"] else ""
+    repeats = len(programmes["wall_s"])
     where = {"uniform": "on uniform weights, where a search starts", "sparse": "on the sparse weights of a later iteration"}
     for name, shown in (("published", "as published"), ("sort projection", "with a sort projection")):
         figures = [
             f"{times(result['weights'][weights]['comparisons'][f'{name} / olm projected gradient']['ratio'])} {place}"
             for weights, place in where.items()
         ]
-        more = timed if name == "published" else ""
+        more = (timed if name == "published" else "") + f"; median of {repeats}"
         yield f"one search iteration, the published algorithm in PyTorch {shown} / olm{more}", ", ".join(figures)
 
 

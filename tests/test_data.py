@@ -237,6 +237,9 @@ def test_documents_are_paragraphs_lines_or_files(tmp_path: Path) -> None:
     path = write(tmp_path, "\ufeffone\r\ntwo\r\n \r\n\r\nthree\n\n\n")
     assert text.read_documents([path]) == ["one\ntwo", "three"]
     assert text.read_documents([path], "lines") == ["one", "two", "three"]
+    (tmp_path / "b").mkdir()
+    source = write(tmp_path / "b", "if x:\n    y\n\n    z\n \n\nw\n")
+    assert text.read_documents([source]) == ["if x:\n    y", "    z", "w"]
     assert text.read_documents([path, str(path)], "files") == ["one\ntwo\n \n\nthree"] * 2
 
 
@@ -329,12 +332,19 @@ def test_dealing_parts_documents_completely(documents: list[str], seed: int) -> 
     assert parts == text.deal(documents, {"a": 1, "b": 2, "c": 5}, seed)
 
 
+def test_equal_documents_stay_together() -> None:
+    parts = text.deal([str(i % 7) for i in range(40)], {"target": 1, "test": 1}, seed=0)
+    assert sum(map(len, parts.values())) == 40 and not set(parts["target"]) & set(parts["test"])
+    with pytest.raises(InputError, match="1 different document"):
+        text.deal(["same"] * 9, {"target": 1, "test": 1}, seed=0)
+
+
 def test_dealing_follows_the_sizes() -> None:
     documents = [f"{i:05d}" for i in range(800)]
     parts = text.deal(documents, {"a": 1, "b": 2, "c": 5}, 0)
     assert [len(part) for part in parts.values()] == [100, 200, 500]
     assert parts["c"] != sorted(parts["c"])
-    with pytest.raises(InputError, match=r"2 document\(s\) cannot be kept apart as a, b, c"):
+    with pytest.raises(InputError, match=r"2 different document\(s\) cannot be kept apart as a, b, c"):
         text.deal(documents[:2], {"a": 1, "b": 2, "c": 5}, 0)
 
 

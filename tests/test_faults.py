@@ -435,7 +435,7 @@ LONGER = [*TINY, "--evaluations", "40"]
 
 def started(root: Path, *words: str) -> subprocess.Popen[str]:
     """The command line as a process of its own; figures are left out as they are elsewhere here."""
-    code = "import sys, olm.report; olm.report.write_report = lambda path, on_missing: path; from olm.cli import main; sys.exit(main())"
+    code = "import sys, olm.report as r; r.write_report = lambda path, _: path; from olm.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -156,6 +156,19 @@ def test_the_history_stars_the_kept_evaluation_and_crosses_the_retried() -> None
     assert marks(plots.objective_history(plain), "*") == [(1.0, 1.0)]
 
 
+@pytest.mark.parametrize(("best", "said"), [(0, "kept: the start"), (3, "kept: the step after the last"), (1, "kept: 1")])
+def test_the_history_says_what_was_kept(best: int, said: str) -> None:
+    history = [{"evaluation": 1, "objective": 0.3}, {"evaluation": 2, "objective": 0.2}]
+    legend = plots.objective_history(history, best=best).get_legend()
+    assert [text.get_text() for text in legend.get_texts() if "kept" in text.get_text()] == [said]
+
+
+def test_negative_losses_are_drawn_inside_the_figure() -> None:
+    ax = plots.loss_curves([-1.0, -1.5, -2.0], [-1.0, -1.9, -2.5])
+    low, high = ax.get_ylim()
+    assert low < -2.5 and -1.0 < high < 0
+
+
 def test_the_grid_stars_the_best_finite_learning_rate_of_each_side() -> None:
     ax = plots.learning_rate_grid(GRID)
     assert sorted(marks(ax, "*")) == [(0.2, 0.10), (0.2, 0.20)]

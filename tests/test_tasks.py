@@ -187,12 +187,23 @@ def test_the_tokenizer_never_sees_the_test_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n".join(f"letter {chr(0x1D00 + i)} and no other" for i in range(60)), encoding="utf-8")
     built = language.text(jax.random.key(0), [path], vocabulary=300, **{**SIZES, "model": replace(MODEL, length=30)})
-    letters = [
-        {c for row in batch["tokens"] for c in built.decode(row) if ord(c) > 999} for batch in (built.task.train, built.task.test)
-    ]
-    assert len(letters[0]) == 12
+    assert len({c for row in built.task.train["tokens"] for c in built.decode(row) if ord(c) > 999}) == 12
     unknown = (built.task.test["tokens"] == 0).any(axis=1)
-    assert unknown.any() and not (built.task.train["tokens"] == 0).any()
+    assert unknown.all() and not (built.task.train["tokens"] == 0).any()
+
+
+def test_no_text_is_learned_and_tested(tmp_path: Path) -> None:
+    """Lines that stand in both files, or twice in one, are never in two sets."""
+    shared = [f"common line {i}" for i in range(20)]
+    train, target = tmp_path / "train.txt", tmp_path / "target.txt"
+    train.write_text("\n".join(shared + [f"training line {i}" for i in range(40)]), encoding="utf-8")
+    target.write_text("\n".join(shared + [f"target line {i % 30}" for i in range(90)]), encoding="utf-8")
+    settings = {"tokens": "bytes", "split": "lines", "model": replace(MODEL, length=30), "examples": 60, "targets": 9, "tests": 9}
+    built = language.text(jax.random.key(0), [train], [target], **settings)
+    sets = [{built.decode(row) for row in batch["tokens"]} for batch in (built.task.train, built.task.target, built.task.test)]
+    assert len(sets[0]) == 60 and not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+    with pytest.raises(InputError, match="every document of the target files is in the training files"):
+        language.text(jax.random.key(0), [train], [train], **settings)
 
 
 def test_unusable_files_say_what_to_change(files: tuple[Path, Path]) -> None:
@@ -202,7 +213,7 @@ def test_unusable_files_say_what_to_change(files: tuple[Path, Path]) -> None:
         language.text(key, [train], [target], **{**SIZES, "examples": 61})
     with pytest.raises(InputError, match=r"the text gives \d\d (targets|tests), not"):
         language.text(key, [train], [target], **{**SIZES, "targets": 40, "tests": 40})
-    with pytest.raises(InputError, match=r"1 document\(s\) cannot be kept apart as targets, tests"):
+    with pytest.raises(InputError, match=r"1 different document\(s\) cannot be kept apart as targets, tests"):
         language.text(key, [train], [target], **{**SIZES, "split": "files"})
     with pytest.raises(InputError, match="cannot read"):
         language.text(key, [train], [target.with_name("none")], **SIZES)

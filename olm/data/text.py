@@ -10,6 +10,7 @@ Not done: other encodings than UTF-8, normalisation, streaming of files larger t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,7 @@ from olm.errors import InputError
 
 UNKNOWN, PAD = 0, 1
 Split = Literal["paragraphs", "lines", "files"]
-_SEPARATOR = {"paragraphs": r"\n[^\S\n]*\n\s*", "lines": r"\n", "files": None}
+_SEPARATOR = {"paragraphs": r"\n(?:[^\S\n]*\n)+", "lines": r"\n", "files": None}
 
 
 class Tokenizer(NamedTuple):
@@ -174,7 +175,7 @@ def load_tokenizer(saved: str) -> Tokenizer:
 def deal(documents: Sequence[str], sizes: dict[str, int], seed: int) -> dict[str, list[str]]:
     """Deals documents to sets in proportion to the sizes wanted, none to two sets.
 
-    Documents are shuffled; each then goes to the set which has the least text for its size.
+    Documents are shuffled; each then goes, with all that are equal to it, to the set which has the least text for its size.
 
     Args:
       documents: texts.
@@ -185,23 +186,25 @@ def deal(documents: Sequence[str], sizes: dict[str, int], seed: int) -> dict[str
       For each name its documents.
 
     Raises:
-      InputError: fewer documents than sets.
+      InputError: fewer different documents than sets.
 
     Example:
-      >>> {name: len(part) for name, part in deal(["some text"] * 9, {"target": 2, "test": 1}, seed=0).items()}
+      >>> {name: len(part) for name, part in deal("abcdefghi", {"target": 2, "test": 1}, seed=0).items()}
       {'target': 6, 'test': 3}
     """
-    if len(documents) < len(sizes):
+    copies = Counter(documents)
+    different = list(copies)
+    if len(different) < len(sizes):
         raise InputError(
-            f"{len(documents)} document(s) cannot be kept apart as {', '.join(sizes)}: separate documents by blank lines, "
-            "split by lines, or give more files"
+            f"{len(different)} different document(s) cannot be kept apart as {', '.join(sizes)}: separate documents by blank "
+            "lines, split by lines, or give more files"
         )
     parts: dict[str, list[str]] = {name: [] for name in sizes}
     filled = dict.fromkeys(sizes, 0.0)
-    for i in np.random.default_rng(seed).permutation(len(documents)):
-        name = min(filled, key=filled.__getitem__)
-        parts[name].append(documents[i])
-        filled[name] += max(1, len(documents[i].encode())) / sizes[name]
+    for i in np.random.default_rng(seed).permutation(len(different)):
+        document, name = different[i], min(filled, key=filled.__getitem__)
+        parts[name] += [document] * copies[document]
+        filled[name] += copies[document] * max(1, len(document.encode())) / sizes[name]
     return parts
 
 

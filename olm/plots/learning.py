@@ -84,7 +84,9 @@ def loss_curves(
             plain_log_axis(ax.xaxis)
         drawn = np.r_[base[first:], [] if new is None else new[first:], [] if entropy is None else entropy]
         drawn = drawn[np.isfinite(drawn)]
-        drawn = drawn[drawn <= 3 * np.max(base[np.isfinite(base)], initial=drawn.min(initial=0.0))]
+        usual = base[np.isfinite(base)] if np.isfinite(base).any() else drawn
+        if drawn.size:  # a curve that explodes leaves the figure; losses may be negative
+            drawn = drawn[drawn <= usual.max() + 2 * max(abs(usual.max()), np.ptp(usual))]
         if log_y is None:
             log_y = bool(drawn.size) and drawn.max() > 4 * drawn.min() > 0
         if log_y and drawn.size and drawn.min() > 0:
@@ -137,7 +139,8 @@ def objective_history(
       history: one dict an evaluation: ``evaluation``, ``objective`` and, where known, ``validation`` and ``accepted``.
       ax: axes to draw on; None: a new figure.
       baseline: the objective of uniform weights.
-      best: the evaluation that was kept; None: the accepted one of least validation (objective where there is none).
+      best: the evaluation that was kept, 0 for the start, one more than there are for the step after the last; None: the
+        accepted one of least validation (objective where there is none).
 
     Returns:
       The axes.
@@ -179,6 +182,9 @@ def objective_history(
             ax.plot(
                 x[place], value, "*", color=GREEN, markersize=13, markeredgecolor="white", zorder=4, label=f"kept: {x[place]:g}"
             )
+        elif best is not None:  # kept, but no evaluation of the search
+            ax.plot([], [], "*", color=GREEN, markersize=13, markeredgecolor="white",
+                    label="kept: the step after the last" if best > x.max() else "kept: the start")  # fmt: skip
         ax.set(xlabel="evaluation", ylabel="objective (nats)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(loc="best")

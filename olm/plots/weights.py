@@ -125,7 +125,8 @@ def weights_heatmap(
         bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
         bar.ax.yaxis.set_major_formatter(_times)
-        drawn = f"{len(order)} of the examples" if len(order) < weights.shape[1] or n_examples else f"{len(order)} examples"
+        some = len(order) < (n_examples or weights.shape[1])
+        drawn = f"{len(order)} of the examples" if some else f"{len(order)} examples"
         ax.set(xlabel="training step", ylabel=f"{drawn}, by mean weight")
         ax.set_yticks([])
         kinds = kind[order]

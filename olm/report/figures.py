@@ -31,12 +31,13 @@ TEXTS = {
     "objective": (
         "The search",
         "One point is one training run and its exact gradient. Crosses were too bold a step, taken back and retried with a "
-        "smaller one (triangles: off the scale). The star is the policy that was kept, chosen on validation data where there "
-        "are any.",
+        "smaller one (triangles: off the scale). The star is the evaluation that was kept, chosen on validation data where there "
+        "are any; the legend says so where it is the start, or the step after the last, which has no gradient of its own.",
     ),
     "weights": (
         "The policy: a weight for every example at every step",
-        "Orange: more than uniform; blue: less; white: uniform. The examples are sorted by their mean weight, so a policy "
+        "Orange: more than uniform; blue: less; white: uniform. With mini-batches a row is a place in the batch, which holds "
+        "another example at every step. The rows are sorted by their mean weight, so a policy "
         "that moves from some examples to others shows as colours that change from left to right.",
     ),
     "weights_distribution": (
@@ -107,15 +108,10 @@ def mappings(rows: Any) -> list[Mapping[str, Any]]:
 
 
 def _baseline_objective(facts: Facts) -> float | None:
-    """The objective of uniform weights: given, or the area of its curve where the objective is the area."""
-    given = scalar(facts.summary.get("baseline_objective"))
-    curve = facts.curves.get("baseline_target")
-    config = facts.run.config
-    search = config.get("search")
-    objective = config.get("objective") or (search.get("objective") if isinstance(search, dict) else None) or "area"
-    if given is None and curve is not None and np.ndim(curve) == 1 and len(curve) > 1 and str(objective).startswith("area"):
-        return scalar(float(np.mean(curve[1:])))
-    return given
+    """The objective of uniform weights on the search's own targets: that of its first evaluation, where it starts from them."""
+    search = facts.run.config.get("search")
+    start = search.get("start", "uniform") if isinstance(search, dict) else "uniform"
+    return scalar(facts.history[0].get("objective")) if facts.history and start == "uniform" else None
 
 
 def _drawings(facts: Facts) -> dict[str, Callable[[Any], Any]]:

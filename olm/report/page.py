@@ -87,7 +87,9 @@ def _headline(facts: Facts) -> list[tuple[str, str, str]]:
         tiles.append(("compression ratio", f"{_text(ratio.get('baseline'))} → {_text(ratio['found'])}", remark))
     count, best = summary.get("evaluations", len(facts.history)), summary.get("best_evaluation")
     if count:
-        kept = "" if best is None else f"; kept: number {best}"
+        after = isinstance(best, int) and best > len(facts.history) > 0
+        which = "the step after the last" if after else f"number {best}" if best else "the start"
+        kept = "" if best is None else f"; kept: {which}"
         tiles.append(("evaluations", _text(count), f"training runs with their gradient{kept}"))
     if "seconds" in summary:
         tiles.append(("time", _duration(summary["seconds"]), "wall clock of the search"))

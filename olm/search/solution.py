@@ -87,7 +87,7 @@ class Solution:
         seconds.
       status: "finished", "stopped" (validation no longer improved), "interrupted" or "diverged".
       message: why it ended, one line.
-      best_evaluation: which evaluation's policy this is; 0: the start.
+      best_evaluation: which evaluation's policy this is; 0: the start; one more than there are: the step after the last.
       alphabet: |V| of the task.
       measures: `compare` of the two curves.
     """
@@ -166,5 +166,5 @@ class Solution:
         base, found = (np.asarray(c.test if on_test else c.target) for c in (self.baseline, self.curve))
         return plots.inline(
             lambda ax: plots.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"),
-            lambda ax: plots.objective_history(self.history, ax=ax),
+            lambda ax: plots.objective_history(self.history, ax=ax, best=self.best_evaluation),
         )

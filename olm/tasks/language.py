@@ -178,8 +178,8 @@ def text(
 ) -> Language:
     """Learns from text files towards text like that of the target files.
 
-    The target files' documents are dealt to a target and a held-out test set, no document to both. Without target files all three
-    sets come from different documents of the training files.
+    The target files' documents, but for those that the training files have too, are dealt to a target and a held-out test set, no
+    document to both. Without target files all three sets come from different documents of the training files.
 
     Args:
       key: random key of the corruption.
@@ -221,7 +221,11 @@ def text(
     # Sets are dealt before anything looks at the text, so that the tokenizer never sees what the model is tested on.
     if target_files:
         wanted = {"targets": targets, "tests": tests}
-        documents = {"examples": train_documents, **text_data.deal(text_data.read_documents(target_files, split), wanted, seed)}
+        seen = set(train_documents)
+        desired = [document for document in text_data.read_documents(target_files, split) if document not in seen]
+        if not desired:
+            raise InputError("every document of the target files is in the training files as well: give other target files")
+        documents = {"examples": train_documents, **text_data.deal(desired, wanted, seed)}
     else:
         documents = text_data.deal(train_documents, sizes, seed)
     tokenizer = text_data.byte_tokenizer()
