@@ -154,7 +154,7 @@ def test_files_that_cannot_be_read_as_text(refused: Callable[..., str], tmp_path
         (["--train", "latin.txt"], "latin.txt is not UTF-8: byte 2 is 0xef; convert the file to UTF-8"),
         (["--train", "."], "cannot read .*: Is a directory"),
         (["--target", "good.txt"], "--target files need --train files"),
-        (["--train", "good.txt", "--target", "short.txt"], "1 document.* targets, tests.*give more"),
+        (["--train", "good.txt", "--target", "short.txt"], "1 different document.* targets, tests.*give more"),
         (["--train", "good.txt", "--examples", "100000"], r"not 100000\b.*give more"),
         (["--train", "good.txt", "--vocabulary", "5"], r"vocabulary.* 5\b.*raise it"),
         (["--train", "good.txt", "--tokens", "words"], "tokens must be bpe or bytes"),
