@@ -103,7 +103,10 @@ def main() -> None:
             runs.append(claims(language, steps, jax.random.key(1000 + seed)))
             for claim, row in runs[-1].items():
                 print(f"{claim}, seed {seed}: { ({name: x for name, x in row.items() if isinstance(x, float)}) }", flush=True)
-        _bench.save(f"language_{data}", {"entropy": language.entropy, "summary": _bench.summarise(runs), "runs": runs}, arguments)
+            # After every seed, each of which takes minutes: what is done is not lost.
+            summary = _bench.summarise(runs)
+            done = {"run_seeds": arguments.seeds[: len(runs)], "entropy": language.entropy, "summary": summary, "runs": runs}
+            _bench.save(f"language_{data}", done, arguments)
 
 
 if __name__ == "__main__":
