@@ -1,7 +1,8 @@
 """What an exact policy gradient costs, in training runs and in memory.
 
 The denominator is a bare-optax scan (``_bare.py``) with the target loss evaluated at every step; numerator and denominator
-run alternately in one process. "Products kept" is ``residuals=True``. Rows: a transformer (2 layers, width 128, length 64,
+run alternately in one process. "Products kept" is ``residuals=True``, "wide products kept" those that sum over at least the
+transformer's 4·width terms. Rows: a transformer (2 layers, width 128, length 64,
 vocabulary 512, 32 training and 64 target sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets,
 T = 2000), `jax.grad` through a plain scan on the transformer, and plain training with uniform weights, whose parameters must be
 equal bit for bit. The scan meets the transformer as a textbook writes it, which is what one has without olm; the same function
@@ -26,12 +27,12 @@ from olm.models import transformer
 from olm.tasks.perceptron import perceptron
 
 HEADS = 8
+SIZES = {False: {"vocabulary": 512, "length": 64, "width": 128}, True: {"vocabulary": 64, "length": 16, "width": 32}}
 
 
 def language(quick: bool) -> tuple[olm.Task, int, float]:
     """The transformer task with random tokens: costs do not depend on their values."""
-    sizes = {"vocabulary": 64, "length": 16, "width": 32} if quick else {"vocabulary": 512, "length": 64, "width": 128}
-    config = transformer.TransformerConfig(**sizes, layers=2, heads=HEADS)
+    config = transformer.TransformerConfig(**SIZES[quick], layers=2, heads=HEADS)
     keys = jax.random.split(jax.random.key(0), 2)
     tokens = [jax.random.randint(k, (n, config.length + 1), 0, config.vocabulary) for k, n in zip(keys, (32, 64), strict=True)]
     task = olm.Task(
@@ -44,6 +45,11 @@ def linear(quick: bool) -> tuple[olm.Task, int, float]:
     """The paper's perceptron without a test set."""
     task = perceptron(jax.random.key(0), **({"width": 16, "examples": 256, "targets": 64} if quick else {}))
     return task._replace(test=None, draw=None), 100 if quick else 2000, 0.1
+
+
+def wide(quick: bool) -> int:
+    """Terms of the sums in the transformer's wide layer: four times its width."""
+    return 4 * SIZES[quick]["width"]
 
 
 def gradient(task: olm.Task, rate: float, steps: int, adjoint: olm.adjoint.Adjoint) -> tuple[Callable, Any]:
@@ -64,7 +70,9 @@ def memory(jitted: Any, *arguments: Any) -> int:
     return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
-def against_jax_grad(task: olm.Task, rate: float, steps: int, repeats: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def against_jax_grad(
+    task: olm.Task, rate: float, steps: int, terms: int, repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """`jax.grad` through a plain scan over olm's gradient, in time and memory; and by how much the two gradients differ."""
     rows, checks = [], {}
     start = (task.init(jax.random.split(jax.random.key(0))[0]), task.train, task.target)
@@ -76,7 +84,11 @@ def against_jax_grad(task: olm.Task, rate: float, steps: int, repeats: int) -> t
         "textbook on both sides": (textbook, textbook),
         "olm.models on both sides": (task, task),
     }
-    adjoints = {"stored": olm.adjoint.direct(), "segmented": olm.adjoint.segmented()}
+    adjoints = {
+        "stored": olm.adjoint.direct(),
+        "stored, wide products kept": olm.adjoint.direct(residuals=terms),
+        "segmented": olm.adjoint.segmented(),
+    }
     for models, (plain, ours) in sides.items():
         naive = jax.jit(_bare.naive_policy_gradient(plain.losses, optax.sgd(rate)))
         for label, adjoint in adjoints.items():
@@ -112,7 +124,9 @@ def main() -> None:
         params = task.init(jax.random.split(jax.random.key(0))[0])
         bare = jax.jit(_bare.train(task.losses, optax.sgd(rate), steps))
         plain = (params, task.train, task.target)
-        for label, adjoint in adjoints.items():
+        terms = wide(arguments.quick)
+        more = {"stored, wide products kept": olm.adjoint.direct(residuals=terms)} if name == "transformer" else {}
+        for label, adjoint in (adjoints | more).items():
             run, phi = gradient(task, rate, steps, adjoint)
             ratio = _bench.paired_ratio(
                 lambda r=run, p=phi, t=task: r(p, t.train, t.target), lambda b=bare, a=plain: b(*a), arguments.repeats
@@ -120,7 +134,7 @@ def main() -> None:
             mebibytes = memory(run, phi, task.train, task.target) / 2**20
             rows.append({"what": f"{name}: policy gradient ({label}) / training run", **ratio, "temporary_MiB": mebibytes})
         if name == "transformer":
-            compared, differences = against_jax_grad(task, rate, steps, max(5, arguments.repeats // 3))
+            compared, differences = against_jax_grad(task, rate, steps, terms, max(5, arguments.repeats // 3))
             rows += compared
             checks |= differences
         learner, uniform = olm.Learner(optax.sgd(rate)), olm.policy.uniform()

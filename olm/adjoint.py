@@ -13,15 +13,16 @@ every adjoint returns the same gradients; they differ in which carries they keep
 
 In a sweep the costs are evaluated once, together with their gradients on the way back (`differentiable`, which serves
 `jax.grad`, needs them on the way out as well); one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a
-step outlives it. With ``residuals=True`` the first two keep the matrix products of the steps as well, of all T or of one
-segment, and compute none of them again: cheaper where activations are small (a linear model), much more memory and no less
-time where they are large (a transformer). Integer parts of a carry (step counts) are replayed, not differentiated. Not done:
-differentiating with respect to ``data``.
+step outlives it. With ``residuals`` the first two keep matrix products of the steps as well, of all T or of one segment, and do
+not compute those again (costs have their gradients taken on the way out then): every product where activations are small (a
+linear model), only those that sum over many terms where they are large (a transformer), which save most work for their memory.
+Integer parts of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -166,17 +167,49 @@ def advance(program: Program, inputs: Inputs, carry: PyTree, *, tape: bool = Tru
     return carry, kept, seen
 
 
-def record(program: Program, inputs: Inputs, carry: PyTree, *, readout: bool = True):
-    """Run the loop in JAX's reverse mode: (c_T, (costs of c_0 … c_{T−1}, pullback of them and of c_T), stacked readouts)."""
-    # Products are worth their memory; what lies between them is cheaper to compute again than to write and read.
-    products = jax.checkpoint_policies.dots_saveable
-    step = jax.checkpoint(program.recorded or program.step, policy=products, prevent_cse=False)
+def _products(terms: int) -> Callable[..., bool]:
+    """A checkpoint policy that keeps the matrix products with sums of at least ``terms`` terms."""
+
+    def keep(primitive: Any, *operands: Any, **settings: Any) -> bool:
+        if primitive is not jax.lax.dot_general_p:
+            return False
+        (contracted, _), _ = settings["dimension_numbers"]
+        return math.prod(operands[0].shape[axis] for axis in contracted) >= terms
+
+    return keep
+
+
+def _with_gradient(program: Program) -> Callable[[PyTree, PyTree], Array]:
+    """The program's cost; differentiated, it keeps its gradient (a carry) and nothing of its evaluation (many activations)."""
+    cost = jax.custom_vjp(program.cost)
+
+    def forward(carry: PyTree, data: PyTree):
+        floats, merge = _split(carry)
+        value, gradient = jax.value_and_grad(lambda leaves: program.cost(merge(leaves), data))(floats)
+        each = iter(gradient)
+        return value, jax.tree.map(lambda x: next(each) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, carry)
+
+    def backward(gradient: PyTree, value_bar: Array):
+        return jax.tree.map(lambda g: value_bar * g, gradient), None
+
+    cost.defvjp(forward, backward)
+    return cost
+
+
+def record(program: Program, inputs: Inputs, carry: PyTree, terms: int, *, readout: bool = True):
+    """Run the loop in JAX's reverse mode: (c_T, (costs of c_0 … c_{T−1}, pullback of them and of c_T), stacked readouts).
+
+    Products that sum over at least ``terms`` terms are kept; the rest of a step is computed again on the way back.
+    """
+    # What lies between products is always cheaper to compute again than to write and read.
+    step = jax.checkpoint(program.recorded or program.step, policy=_products(terms), prevent_cse=False)
+    cost = _with_gradient(program)
 
     def run(shared: PyTree, leaves: list[Array], rows: PyTree):
         def body(carry: PyTree, x: tuple[PyTree, PyTree]):
             after = step(shared, carry, *x, inputs.data)
             seen = program.readout(carry, after, inputs.data) if readout else None
-            return after, (program.cost(carry, inputs.data), seen)
+            return after, (cost(carry, inputs.data), seen)
 
         last, (costs, seen) = jax.lax.scan(body, merge(leaves), (rows, inputs.aux))
         return (costs, _split(last)[0]), (last, seen)
@@ -221,23 +254,28 @@ def _steps(inputs: Inputs, start: Array | int, count: int) -> Inputs:
 
 
 class _Plan(NamedTuple):
-    """How `segmented` divides a run: levels, steps in a top segment, and whether the last level keeps residuals or carries."""
+    """How `segmented` divides a run: levels, steps in a top segment, and what the last level keeps.
+
+    That is its carries (``terms`` None), or the products that sum over at least ``terms`` terms.
+    """
 
     levels: int
     size: int | None
-    residuals: bool
+    terms: int | None
 
     def span(self, steps: int) -> int:
         return _segment_size(steps, self.levels, self.size)
 
     def below(self) -> _Plan:
-        return _Plan(self.levels - 1, None, self.residuals)
+        return _Plan(self.levels - 1, None, self.terms)
 
 
 def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, plan: _Plan, readout: bool):
     """(c_T, tape, readouts); the tape holds the segments' starts, and of the last segment what the next level keeps."""
     if plan.levels == 1:
-        return (record if plan.residuals else advance)(program, inputs, carry, readout=readout)
+        if plan.terms is None:
+            return advance(program, inputs, carry, readout=readout)
+        return record(program, inputs, carry, plan.terms, readout=readout)
     steps = length(inputs.aux)
     span = plan.span(steps)
     whole = -(-steps // span) - 1
@@ -256,7 +294,7 @@ def _levels_forward(program: Program, inputs: Inputs, carry: PyTree, plan: _Plan
 
 def _levels_reverse(program, inputs, tape, costate, shared_bar, weights, plan: _Plan):
     if plan.levels == 1:
-        return (play_back if plan.residuals else reverse)(program, inputs, tape, costate, shared_bar, weights)
+        return (reverse if plan.terms is None else play_back)(program, inputs, tape, costate, shared_bar, weights)
     steps = length(inputs.aux)
     span = plan.span(steps)
     starts, tail = tape
@@ -327,34 +365,47 @@ def _in_device_memory(name: str, plan: _Plan) -> Adjoint:
     return Adjoint(name, sweep, forward, backward)
 
 
-def direct(residuals: bool = False) -> Adjoint:
+def _terms(residuals: bool | int) -> int | None:
+    """The least number of terms of a product that is kept: True is 1, False None."""
+    if isinstance(residuals, bool):
+        return 1 if residuals else None
+    if not isinstance(residuals, int) or residuals < 1:
+        raise InputError(f"residuals={residuals!r}: give True, False, or the least number of terms of a product worth keeping")
+    return residuals
+
+
+def direct(residuals: bool | int = False) -> Adjoint:
     """Keep every carry c_0 … c_{T−1}: no step is run twice, memory T times a carry.
 
     Args:
-      residuals: keep the matrix products of all steps too.
+      residuals: True: keep the matrix products of all steps too. A number: only those that sum over at least that many terms
+        (for a transformer its wide layer, 4·width, whose results are small for the work they save).
 
     Returns:
       An `Adjoint`.
 
-    >>> direct().name
-    'direct'
+    Raises:
+      InputError: for residuals below 1 or not whole.
+
+    >>> direct().name, direct(residuals=512).name
+    ('direct', 'direct(residuals=512)')
     """
-    return _in_device_memory("direct(residuals=True)" if residuals else "direct", _Plan(1, None, residuals))
+    return _in_device_memory(f"direct(residuals={residuals})" if residuals else "direct", _Plan(1, None, _terms(residuals)))
 
 
-def segmented(levels: int = 2, size: int | None = None, residuals: bool = False) -> Adjoint:
+def segmented(levels: int = 2, size: int | None = None, residuals: bool | int = False) -> Adjoint:
     """Keep the starts of segments and recompute within them, recursively: memory about k·T^(1/k) carries.
 
     Args:
       levels: k, 1 … 8; 1 is `direct`, 2 keeps √T starts and at most √T carries of one segment. Compilation takes 2^k as long.
       size: steps in a segment of the top level; None: T^((k−1)/k).
-      residuals: keep the matrix products of one innermost segment's steps too.
+      residuals: keep matrix products of one innermost segment's steps too; as for `direct`.
 
     Returns:
       An `Adjoint`; k levels run up to k − 1 forward sweeps more than `direct`.
 
     Raises:
-      InputError: for levels outside 1 … 8, or size below 1.
+      InputError: for levels outside 1 … 8, size below 1, or residuals as `direct` does.
 
     Source: Chen et al. 2016 (k = 2); Griewank and Walther 2008, chapter 12 (multi-level).
 
@@ -365,9 +416,9 @@ def segmented(levels: int = 2, size: int | None = None, residuals: bool = False)
         raise InputError(f"segmented(levels={levels}): choose 1 to 8; more repeat steps without saving memory")
     if size is not None and size < 1:
         raise InputError(f"segmented(size={size}): give at least 1, or None")
-    settings = {"levels": levels, "size": size, "residuals": residuals or None}
+    settings = {"levels": levels, "size": size, "residuals": residuals if _terms(residuals) else None}
     name = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
-    return _in_device_memory(f"segmented({name})", _Plan(levels, size, residuals))
+    return _in_device_memory(f"segmented({name})", _Plan(levels, size, _terms(residuals)))
 
 
 def carries_kept(steps: int, levels: int) -> int:

@@ -147,7 +147,7 @@ def curve_off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_comparison_finds_a_planted_bug(plant, x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # New function objects, so that no program traced before is reused.
     learner = Learner(optax.sgd(0.3, momentum=0.5))
-    wrong = adjoints._in_device_memory("planted", adjoints._Plan(1, None, residuals=False))
+    wrong = adjoints._in_device_memory("planted", adjoints._Plan(1, None, terms=None))
     if plant is not None:
         plant(monkeypatch)
     _, gradient = errors(cases.toy(), learner, olm.policy.static(), wrong, cases.STEPS)
@@ -217,6 +217,7 @@ def loop_by_hand(shared: Array, rows: Array, start: Array, data: Array, weights:
         (12, adjoints.segmented(3, size=6)),
         (1, adjoints.direct(residuals=True)),
         (11, adjoints.segmented(3, residuals=True)),
+        (5, adjoints.direct(residuals=2)),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -327,6 +328,7 @@ def test_memory_is_what_the_adjoints_promise() -> None:
             "direct": lambda task, steps: by_adjoint(task, steps, adjoints.direct()),
             "segmented": lambda task, steps: by_adjoint(task, steps, adjoints.segmented(2)),
             "products": lambda task, steps: by_adjoint(task, steps, adjoints.direct(residuals=True)),
+            "long sums": lambda task, steps: by_adjoint(task, steps, adjoints.direct(residuals=MANY + 1)),
             "curve": curve_only,
         }.items()
     }
@@ -335,6 +337,8 @@ def test_memory_is_what_the_adjoints_promise() -> None:
     per_step = {name: (b - a) / (long - short) for name, (a, b) in bytes_at.items()}
     assert per_step["plain"] > carry + 2 * activations
     assert carry <= per_step["direct"] < carry + 64  # the carry, and a few scalars
+    # No sum is that long: beside the carry only the gradient of its cost is kept, of the evaluation of the cost nothing.
+    assert 2 * carry <= per_step["long sums"] < 2 * carry + 64 and per_step["products"] > 2 * carry + activations
     # √T starts and √T carries of one segment: 2 · (32 − 16) more of them at four times the length.
     more = adjoints.carries_kept(long, 2) - adjoints.carries_kept(short, 2)
     assert more == 32

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -433,12 +434,19 @@ def test_patience_stops_a_continued_search_where_an_undisturbed_one_stops(
 LONGER = [*TINY, "--evaluations", "40"]
 
 
-def started(root: Path, *words: str) -> subprocess.Popen[str]:
-    """The command line as a process of its own; figures are left out as they are elsewhere here."""
-    code = "import sys, olm.report as r; r.write_report = lambda path, _: path; from olm.cli import main; sys.exit(main())"
-    return subprocess.Popen(
+@contextmanager
+def started(root: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """The command line as a process of its own, gone at the end; figures are left out as they are elsewhere here."""
+    # A shell that runs the tests in the background has them, and what they start, ignore interrupts.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "import sys, olm.report as r; r.write_report = lambda path, _: path; from olm.cli import main; sys.exit(main())"
+    with subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def lines(path: Path) -> int:

@@ -194,7 +194,7 @@ class AdjointOptions:
     segment: Annotated[int | None, count("from T and levels")] = None
     """For segmented and offloaded: steps in a segment."""
     residuals: bool = False
-    """For direct and segmented: keep the steps' matrix products too. Faster for the perceptron, not for a transformer."""
+    """For direct and segmented: keep the steps' matrix products too. Faster for the perceptron, hardly for a transformer."""
     snapshots: Annotated[int | None, count("the start of every segment")] = None
     """For offloaded: states kept at once."""
     folder: Annotated[str | None, arg(name="offload-dir", metavar="DIR|None", help_behavior_hint=none_means("host memory"))] = (
