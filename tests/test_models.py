@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from olm.errors import InputError
 from olm.models import perceptron, transformer
-from olm.models.transformer import TransformerConfig, causal_softmax, cross_entropy
+from olm.models.transformer import TransformerConfig, causal_attention, causal_softmax, cross_entropy
 
 TINY = TransformerConfig(vocabulary=11, length=5, width=8, layers=2, heads=2)
 
@@ -100,13 +101,13 @@ def plain_logits(config: TransformerConfig, params: dict, tokens: np.ndarray) ->
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("scale", ["width", "head"])
-def test_transformer_computes_what_its_description_says(scale: str) -> None:
-    config = replace(TINY, score_scale=scale)
+@pytest.mark.parametrize(("scale", "lengths"), [("width", (5, 3)), ("head", (5, 3)), ("head", (33, 32))])
+def test_transformer_computes_what_its_description_says(scale: str, lengths: tuple[int, int]) -> None:
+    config = replace(TINY, score_scale=scale, length=lengths[0])
     params = transformer.init(config)(jax.random.key(1))
     params = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
     batch = random_batch(config, 3)
-    for length in (5, 3):
+    for length in lengths:
         logits = jax.jit(transformer.logits(config))(params, batch["tokens"][:, :length])
         for row, tokens in zip(logits, np.asarray(batch["tokens"]), strict=True):
             np.testing.assert_allclose(row, plain_logits(config, params, tokens[:length]), rtol=1e-11, atol=1e-12)
@@ -133,9 +134,23 @@ def test_own_derivative_rules_agree_with_those_of_the_plain_formulas() -> None:
     labels = jnp.array([3, 0, 1, 1])
     causal = jnp.tril(jnp.ones((4, 4), bool))
     weight = jax.random.normal(jax.random.key(1), (4, 4))
+    values = jax.random.normal(jax.random.key(2), (1, 33, 1, 2))
+    lower = jnp.tril(jnp.ones((33, 33), bool))
+
+    def attention(z: jax.Array, rule: Callable) -> jax.Array:
+        """Queries from the one row of z, keys from another, so that 33 positions depend on few numbers."""
+        q, k = (jnp.outer(jnp.sin(jnp.arange(33.0) + shift), row).reshape(1, 33, 1, 4) for shift, row in enumerate(z[:2]))
+        return rule(q, k, values * z[2, :2])
+
+    def mixed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.where(lower, jnp.einsum("bqhd,bkhd->bhqk", q, k), -1e30))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
     pairs = [
         (lambda z: cross_entropy(z, labels), lambda z: jax.scipy.special.logsumexp(z, -1) - z[jnp.arange(4), labels]),
         (lambda z: causal_softmax(z) * weight, lambda z: jax.nn.softmax(jnp.where(causal, z, -1e30)) * weight),
+        (lambda z: causal_softmax(z[1:]) * weight[1:], lambda z: jax.nn.softmax(jnp.where(causal, z, -1e30))[1:] * weight[1:]),
+        (lambda z: attention(z, causal_attention), lambda z: attention(z, mixed)),
     ]
     for own, plain in pairs:
         np.testing.assert_allclose(own(z), plain(z), rtol=1e-13, atol=1e-15)

@@ -84,18 +84,19 @@ def causal_softmax(scores: Array) -> Array:
     """Softmax over keys no later than the query.
 
     Args:
-      scores: [..., L queries, L keys].
+      scores: [..., Q queries, L keys]; the queries are those of the last Q ≤ L positions.
 
     Returns:
-      Like ``scores``; rows sum to one, entries above the diagonal are zero.
+      Like ``scores``; rows sum to one, entries of keys later than their query are zero.
 
     Example:
       >>> import jax.numpy as jnp
       >>> causal_softmax(jnp.zeros((2, 2))).tolist()
       [[1.0, 0.0], [0.5, 0.5]]
     """
+    queries, keys = scores.shape[-2:]
     query, key = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-    return _softmax(jnp.where(key <= query, scores, jnp.finfo(scores.dtype).min))
+    return _softmax(jnp.where(key <= query + (keys - queries), scores, jnp.finfo(scores.dtype).min))
 
 
 @jax.custom_jvp
@@ -121,6 +122,35 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = _softmax(*primals)
     return y, _softmax_tangent(y, *tangents)
+
+
+def causal_attention(q_BxLxHxd: Array, k_BxLxHxd: Array, v_BxLxHxd: Array) -> Array:
+    """Values mixed by the causal softmax of scores ⟨q, k⟩, ``[B, L, H, d]``.
+
+    From 32 positions on, the first half of the queries meets only the first half of the keys: the scores left out, a quarter,
+    have weight zero.
+
+    Args:
+      q_BxLxHxd, k_BxLxHxd, v_BxLxHxd: queries (scaled), keys and values.
+
+    Returns:
+      [B, L, H, d].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> q, v = jnp.zeros((1, 3, 1, 1)), jnp.array([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
+      >>> causal_attention(q, q, v).ravel().tolist()
+      [1.0, 1.5, 2.0]
+    """
+
+    def mix(queries: slice, keys: slice) -> Array:
+        scores_BxHxQxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd[:, queries], k_BxLxHxd[:, keys])
+        return jnp.einsum("bhqk,bkhd->bqhd", causal_softmax(scores_BxHxQxL), v_BxLxHxd[:, keys])
+
+    everything, half = slice(None), q_BxLxHxd.shape[1] // 2
+    if half < 16:
+        return mix(everything, everything)
+    return jnp.concatenate([mix(slice(half), slice(half)), mix(slice(half, None), everything)], axis=1)
 
 
 @jax.custom_jvp
@@ -212,8 +242,7 @@ class Block(nn.Module):
         qkv_Px3D = RMSNorm(name="norm_attention")(x_PxD) @ self.param("qkv", _linear(c), (c.width, 3 * c.width))
         q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (part.reshape(heads) for part in jnp.split(qkv_Px3D, 3, axis=-1))
         scale = 1.0 / math.sqrt(c.width if c.score_scale == "width" else c.width // c.heads)
-        attention_BxHxLxL = causal_softmax(jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd * scale, k_BxLxHxd))
-        mixed_PxD = jnp.einsum("bhqk,bkhd->bqhd", attention_BxHxLxL, v_BxLxHxd).reshape(x_PxD.shape)
+        mixed_PxD = causal_attention(q_BxLxHxd * scale, k_BxLxHxd, v_BxLxHxd).reshape(x_PxD.shape)
         x_PxD = x_PxD + mixed_PxD @ self.param("out", _linear(c, residual=True), (c.width, c.width))
         hidden = nn.relu(RMSNorm(name="norm_mlp")(x_PxD) @ self.param("up", _linear(c), (c.width, wide)))
         return x_PxD + hidden @ self.param("down", _linear(c, residual=True), (wide, c.width))
