@@ -76,7 +76,8 @@ def perceptron_fresh(result: dict[str, Any]) -> Iterator[Row]:
         yield f"perceptron, claim (a), fresh targets, {name}, held out; {seeds(result)}", ratios(measures, CLAIMS)
         if "seconds" in measures:
             seconds = measures["seconds"]
-            yield "wall time of such a search, two cores", f"{seconds['min']:.1f} to {seconds['max']:.1f} s"
+            cores = result["environment"]["cpu_count"]
+            yield f"wall time of such a search, {cores} logical cores", f"{seconds['min']:.1f} to {seconds['max']:.1f} s"
 
 
 def perceptron_best_rates(result: dict[str, Any]) -> Iterator[Row]:
