@@ -80,7 +80,7 @@ def against_jax_grad(
     difference = np.abs(np.asarray(textbook.losses(*start[:2]) - task.losses(*start[:2]))).max()
     checks["losses of the textbook transformer and of olm.models.transformer, largest difference, nats"] = float(difference)
     sides = {
-        "textbook": (textbook, task),
+        "textbook transformer, olm's on the other side": (textbook, task),
         "textbook on both sides": (textbook, textbook),
         "olm.models on both sides": (task, task),
     }

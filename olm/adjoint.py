@@ -14,9 +14,9 @@ every adjoint returns the same gradients; they differ in which carries they keep
 In a sweep the costs are evaluated once, together with their gradients on the way back (`differentiable`, which serves
 `jax.grad`, needs them on the way out as well); one step is differentiated by `jax.vjp` at a stored carry, so nothing inside a
 step outlives it. With ``residuals`` the first two keep matrix products of the steps as well, of all T or of one segment, and do
-not compute those again (costs have their gradients taken on the way out then): every product where activations are small (a
-linear model), only those that sum over many terms where they are large (a transformer), which save most work for their memory.
-Integer parts of a carry (step counts) are replayed, not differentiated. Not done: differentiating with respect to ``data``.
+not compute those again: every product where activations are small (a linear model), only those that sum over many terms where
+they are large (a transformer), which save most work for their memory. Integer parts of a carry (step counts) are replayed, not
+differentiated. Not done: differentiating with respect to ``data``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Program(NamedTuple):
       step: ``step(shared, carry, row, aux, data) -> carry``; ``row`` and ``aux`` are step t's slices.
       cost: ``cost(carry, data) -> scalar``.
       readout: ``readout(before, after, data) -> pytree`` of step t, stacked over steps, never differentiated.
-      recorded: ``step`` written for JAX's reverse mode to keep what it computes, used with ``residuals=True``; None: ``step``.
+      recorded: ``step`` written for JAX's reverse mode to keep what it computes, used with ``residuals``; None: ``step``.
     """
 
     step: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
@@ -179,44 +179,48 @@ def _products(terms: int) -> Callable[..., bool]:
     return keep
 
 
-def _with_gradient(program: Program) -> Callable[[PyTree, PyTree], Array]:
-    """The program's cost; differentiated, it keeps its gradient (a carry) and nothing of its evaluation (many activations)."""
-    cost = jax.custom_vjp(program.cost)
+def _cost_on_the_way_back(program: Program) -> Callable[[PyTree, PyTree, Array], Array]:
+    """``cost(carry, data, slot)``, forward ``slot``; backward the cost's gradient, and its value as the cotangent of ``slot``.
 
-    def forward(carry: PyTree, data: PyTree):
-        floats, merge = _split(carry)
-        value, gradient = jax.value_and_grad(lambda leaves: program.cost(merge(leaves), data))(floats)
+    So a recorded run keeps nothing of its costs but their carries, evaluates each once, and takes no gradient of weight zero.
+    """
+    cost = jax.custom_vjp(lambda carry, data, slot: slot)
+
+    def backward(residuals: tuple[PyTree, PyTree], weight: Array):
+        carry, data = residuals
+        floats, _ = _split(carry)
+        value, gradient = cost_gradient(program, carry, data, weight, [jnp.zeros_like(x) for x in floats])
         each = iter(gradient)
-        return value, jax.tree.map(lambda x: next(each) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, carry)
+        bar = jax.tree.map(lambda x: next(each) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, carry)
+        return bar, None, value
 
-    def backward(gradient: PyTree, value_bar: Array):
-        return jax.tree.map(lambda g: value_bar * g, gradient), None
-
-    cost.defvjp(forward, backward)
+    cost.defvjp(lambda carry, data, slot: (slot, (carry, data)), backward)
     return cost
 
 
 def record(program: Program, inputs: Inputs, carry: PyTree, terms: int, *, readout: bool = True):
-    """Run the loop in JAX's reverse mode: (c_T, (costs of c_0 … c_{T−1}, pullback of them and of c_T), stacked readouts).
+    """Run the loop in JAX's reverse mode: (c_T, (slots for costs [T], pullback of costs and of c_T), stacked readouts).
 
     Products that sum over at least ``terms`` terms are kept; the rest of a step is computed again on the way back.
     """
     # What lies between products is always cheaper to compute again than to write and read.
     step = jax.checkpoint(program.recorded or program.step, policy=_products(terms), prevent_cse=False)
-    cost = _with_gradient(program)
+    cost = _cost_on_the_way_back(program)
 
-    def run(shared: PyTree, leaves: list[Array], rows: PyTree):
-        def body(carry: PyTree, x: tuple[PyTree, PyTree]):
-            after = step(shared, carry, *x, inputs.data)
+    def run(shared: PyTree, leaves: list[Array], rows: PyTree, slots: Array):
+        def body(carry: PyTree, x: tuple[PyTree, PyTree, Array]):
+            row, aux, slot = x
+            after = step(shared, carry, row, aux, inputs.data)
             seen = program.readout(carry, after, inputs.data) if readout else None
-            return after, (cost(carry, inputs.data), seen)
+            return after, (cost(carry, inputs.data, slot), seen)
 
-        last, (costs, seen) = jax.lax.scan(body, merge(leaves), (rows, inputs.aux))
+        last, (costs, seen) = jax.lax.scan(body, merge(leaves), (rows, inputs.aux, slots))
         return (costs, _split(last)[0]), (last, seen)
 
     floats, merge = _split(carry)
-    (costs, _), pullback, (last, seen) = jax.vjp(run, inputs.shared, floats, inputs.rows, has_aux=True)
-    return last, (costs, pullback), seen
+    slots = jnp.zeros(length(inputs.aux), jax.eval_shape(program.cost, carry, inputs.data).dtype)
+    _, pullback, (last, seen) = jax.vjp(run, inputs.shared, floats, inputs.rows, slots, has_aux=True)
+    return last, (slots, pullback), seen
 
 
 def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array], shared_bar: PyTree, weights: Array):
@@ -234,9 +238,9 @@ def reverse(program: Program, inputs: Inputs, kept: PyTree, costate: list[Array]
 
 
 def play_back(program: Program, inputs: Inputs, recorded: PyTree, costate: list[Array], shared_bar: PyTree, weights: Array):
-    """The costate recursion from what `record` kept: as `reverse`, but nothing of a step is computed again."""
-    costs, pullback = recorded
-    shared_run, costate, rows_bar = pullback((weights.astype(costs.dtype), costate))
+    """The costate recursion from what `record` kept: as `reverse`, but the products kept are not computed again."""
+    slots, pullback = recorded
+    shared_run, costate, rows_bar, costs = pullback((weights.astype(slots.dtype), costate))
     return costate, jax.tree.map(jnp.add, shared_bar, shared_run), rows_bar, costs
 
 
@@ -369,9 +373,9 @@ def _terms(residuals: bool | int) -> int | None:
     """The least number of terms of a product that is kept: True is 1, False None."""
     if isinstance(residuals, bool):
         return 1 if residuals else None
-    if not isinstance(residuals, int) or residuals < 1:
+    if not isinstance(residuals, (int, np.integer)) or residuals < 1:
         raise InputError(f"residuals={residuals!r}: give True, False, or the least number of terms of a product worth keeping")
-    return residuals
+    return int(residuals)
 
 
 def direct(residuals: bool | int = False) -> Adjoint:
@@ -379,7 +383,7 @@ def direct(residuals: bool | int = False) -> Adjoint:
 
     Args:
       residuals: True: keep the matrix products of all steps too. A number: only those that sum over at least that many terms
-        (for a transformer its wide layer, 4·width, whose results are small for the work they save).
+        (`olm.models.transformer`: 4·width, the wide layer's, whose results are small for the work they save).
 
     Returns:
       An `Adjoint`.
@@ -412,10 +416,10 @@ def segmented(levels: int = 2, size: int | None = None, residuals: bool | int = 
     >>> segmented(levels=3).name, segmented(residuals=True).name
     ('segmented(levels=3)', 'segmented(levels=2, residuals=True)')
     """
-    if not 1 <= levels <= 8:
-        raise InputError(f"segmented(levels={levels}): choose 1 to 8; more repeat steps without saving memory")
-    if size is not None and size < 1:
-        raise InputError(f"segmented(size={size}): give at least 1, or None")
+    if not (isinstance(levels, (int, np.integer)) and 1 <= levels <= 8):
+        raise InputError(f"segmented(levels={levels!r}): choose 1 to 8; more repeat steps without saving memory")
+    if size is not None and not (isinstance(size, (int, np.integer)) and size >= 1):
+        raise InputError(f"segmented(size={size!r}): give a whole number of at least 1, or None")
     settings = {"levels": levels, "size": size, "residuals": residuals if _terms(residuals) else None}
     name = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
     return _in_device_memory(f"segmented({name})", _Plan(levels, size, _terms(residuals)))

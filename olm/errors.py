@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 class InputError(ValueError):
     """The caller's input cannot be used as it is; nothing was written. Exit status 2."""
@@ -19,3 +22,30 @@ class DivergenceError(ArithmeticError):
     """A computation became non-finite; what was good before is kept. Exit status 3."""
 
     exit_status = 3
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least``, of Python or numpy; anything else, True and False too, is an `InputError`.
+
+    >>> check_whole("steps", 3, least=1)
+    3
+    """
+    try:
+        if not isinstance(value, bool) and operator.index(value) >= least:
+            return operator.index(value)
+    except TypeError:  # no whole number at all
+        pass
+    raise InputError(f"{name} is {value!r}: give a whole number of at least {least}")
+
+
+def check_kinds(**arguments: tuple[Any, type]) -> None:
+    """Arguments as ``name=(value, kind)``; the first that is not of its kind is an `InputError`.
+
+    >>> check_kinds(adjoint=("direct", int))
+    Traceback (most recent call last):
+    olm.errors.InputError: adjoint is 'direct': give an int
+    """
+    for name, (value, kind) in arguments.items():
+        if not isinstance(value, kind):
+            article = "an" if kind.__name__[0] in "AEIOaeio" else "a"
+            raise InputError(f"{name} is {value!r}: give {article} {kind.__name__}")

@@ -20,7 +20,7 @@ import optax
 from olm import adjoint as adjoints
 from olm import learner as learners
 from olm.adjoint import Adjoint, Inputs, Program, Sweep
-from olm.errors import InputError
+from olm.errors import InputError, check_kinds, check_whole
 from olm.objective import Objective, area
 from olm.policy import join, split
 from olm.types import Array, Learner, Policy, PyTree, Task
@@ -114,10 +114,16 @@ def check_phi(policy: Policy, phi: PyTree, steps: int, n_examples: int, batch: i
             raise InputError(f"phi has dtype {jnp.result_type(leaf)}: policy {policy.name} needs float parameters")
 
 
+def check_setting(task: Task, learner: Learner, policy: Policy) -> None:
+    """Fail when one of them is something else, an optimiser for a learner say."""
+    check_kinds(task=(task, Task), learner=(learner, Learner), policy=(policy, Policy))
+    check_kinds(**{"learner.optimiser": (learner.optimiser, optax.GradientTransformation)})
+
+
 def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int, key: Array, **held_out: PyTree):
     """Check everything, then (`Inputs`, first carry) of a run; ``held_out`` samples are watched along it."""
-    if not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
+    check_whole("steps", steps, least=1)
+    check_setting(task, learner, policy)
     learners.check(task, learner)
     n_examples = learners.examples(task.train)
     batch = learners.batch_size(learner, n_examples)
@@ -173,9 +179,11 @@ def train(
     >>> olm.train(task, olm.Learner(optax.sgd(0.25)), policy, (), steps=2, key=jax.random.key(0)).target.tolist()
     [1.0, 0.25, 0.0625]
     """
+    adjoint = adjoint or adjoints.segmented()
+    check_kinds(adjoint=(adjoint, Adjoint), task=(task, Task))
     arguments, carry = inputs(task, learner, policy, phi, steps, key, test=task.test)
     loop = program(task, learner, policy, steps)
-    costs, (params, _), lengths, curves = _run(loop, adjoint or adjoints.segmented(), arguments, carry)
+    costs, (params, _), lengths, curves = _run(loop, adjoint, arguments, carry)
     return Curve(costs, curves.get("test"), lengths, params)
 
 
@@ -227,10 +235,11 @@ def policy_gradient(
     >>> value.tolist(), gradient.tolist()
     (0.25, [[-0.0, -1.0]])
     """
+    objective, adjoint = objective or area(), adjoint or adjoints.segmented()
+    check_kinds(objective=(objective, Objective), adjoint=(adjoint, Adjoint))
     arguments, carry = inputs(task, learner, policy, phi, steps, key)
     loop = program(task, learner, policy, steps)
-    objective = objective or area()
-    result = sweep(loop, adjoint or adjoints.segmented(), arguments, carry, objective, steps)
+    result = sweep(loop, adjoint, arguments, carry, objective, steps)
     value = jnp.dot(jnp.asarray(objective.weights(steps), result.costs.dtype), result.costs)
     return value, join(result.gradients.shared, result.gradients.rows)
 

@@ -142,8 +142,8 @@ def weighted_gradient(losses: Losses, chunk_size: int | None = None) -> Callable
 def recorded_gradient(losses: Losses, chunk_size: int | None = None) -> Callable[[PyTree, Array, PyTree], PyTree]:
     """The same function as `weighted_gradient` makes, left to JAX's reverse mode, which keeps what it computes.
 
-    Its derivative repeats none of the step's matrix products, at the price of their results in memory:
-    `olm.adjoint.segmented` with ``residuals=True`` differentiates a segment of steps that way.
+    Its derivative repeats none of the step's matrix products whose results are in memory: `olm.adjoint.direct` and `segmented`
+    with ``residuals``, which says which are kept, differentiate steps that way.
 
     Args:
       losses, chunk_size: as for `weighted_gradient`.

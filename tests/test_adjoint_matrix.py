@@ -249,9 +249,18 @@ def test_derivatives_in_the_data_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [({"levels": 0}, "levels=0"), ({"levels": 9}, "1 to 8"), ({"levels": 2, "size": 0}, "size=0")]
+    ("arguments", "said"),
+    [
+        ({"levels": 0}, "levels=0"),
+        ({"levels": 9}, "1 to 8"),
+        ({"levels": 2, "size": 0}, "size=0"),
+        ({"levels": 1.5}, "levels=1.5"),
+        ({"size": "2"}, "size='2'"),
+        ({"residuals": 0.5}, "residuals=0.5"),
+        ({"residuals": -1}, "=-1"),
+    ],
 )
-def test_impossible_segments_are_refused(arguments: dict[str, int], said: str) -> None:
+def test_impossible_segments_are_refused(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(olm.errors.InputError, match=said):
         adjoints.segmented(**arguments)
 
@@ -337,13 +346,66 @@ def test_memory_is_what_the_adjoints_promise() -> None:
     per_step = {name: (b - a) / (long - short) for name, (a, b) in bytes_at.items()}
     assert per_step["plain"] > carry + 2 * activations
     assert carry <= per_step["direct"] < carry + 64  # the carry, and a few scalars
-    # No sum is that long: beside the carry only the gradient of its cost is kept, of the evaluation of the cost nothing.
-    assert 2 * carry <= per_step["long sums"] < 2 * carry + 64 and per_step["products"] > 2 * carry + activations
+    # No sum is that long: of a step and of the evaluation of its cost nothing is kept.
+    assert carry <= per_step["long sums"] < carry + 64 and per_step["products"] > carry + activations
     # √T starts and √T carries of one segment: 2 · (32 − 16) more of them at four times the length.
     more = adjoints.carries_kept(long, 2) - adjoints.carries_kept(short, 2)
     assert more == 32
     assert bytes_at["segmented"][1] - bytes_at["segmented"][0] == pytest.approx(more * carry, rel=0.1)
     assert per_step["curve"] < 64  # where no derivative is asked for, nothing is kept
+
+
+def test_the_number_of_terms_says_which_products_are_kept(x64: None) -> None:
+    """Products over 16 and over 64 terms, the latter with the small results: 64 keeps those, 65 none, 1 all; all agree."""
+    examples, narrow, wide = 48, 16, 64
+
+    def losses(params, x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ params["up"]) @ params["down"]) ** 2, axis=1)
+
+    def init(key):
+        return {"up": jax.random.normal(key, (narrow, wide)) / 4, "down": jax.random.normal(key, (wide, narrow)) / 8}
+
+    x = jax.random.normal(jax.random.key(0), (examples, narrow))
+    task, phi = olm.Task(init, losses, x, x[:8]), jnp.full(examples, 1 / examples)
+    chosen = {"none": adjoints.direct(), **{terms: adjoints.direct(residuals=terms) for terms in (1, wide, wide + 1)}}
+    gradients = {name: jax.jit(by_adjoint(task, 20, adjoint))(phi) for name, adjoint in chosen.items()}
+    for name, gradient in gradients.items():
+        assert cases.relative_error(gradient, gradients["none"]) <= TOLERANCE, name
+    bytes_at = {
+        name: [temporary_bytes(by_adjoint(task, steps, adjoint), phi) for steps in (64, 128)] for name, adjoint in chosen.items()
+    }
+    per_step = {name: (long - short) / 64 for name, (short, long) in bytes_at.items()}
+    assert per_step[wide] >= per_step[wide + 1] + 8 * examples * narrow
+    assert per_step[1] >= per_step[wide] + 8 * examples * wide
+
+
+@pytest.mark.parametrize("adjoint", [adjoints.direct(), adjoints.direct(residuals=True), adjoints.segmented(residuals=2)])
+def test_parameters_may_be_of_less_precision_than_losses(adjoint: adjoints.Adjoint) -> None:
+    task = wide_task()
+    half = task._replace(
+        init=lambda key: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), task.init(key)),
+        losses=lambda params, x: task.losses(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), x),
+    )
+    phi = jnp.full(MANY, 1 / MANY)
+    gradient = jax.jit(by_adjoint(half, 6, adjoint))(phi)
+    expected = jax.jit(by_adjoint(half, 6, adjoints.direct()))(phi)
+    assert gradient.dtype == phi.dtype and float(jnp.linalg.norm(expected)) > 0
+    assert cases.relative_error(gradient, expected) <= 2e-2
+
+
+@pytest.mark.parametrize("adjoint", [adjoints.direct(), adjoints.direct(residuals=True), adjoints.segmented(2, residuals=True)])
+def test_costs_of_weight_zero_do_not_count(adjoint: adjoints.Adjoint) -> None:
+    """Where the target loss has no derivative, at the start here, and no weight, the gradient is that of the other steps."""
+    loop = LOOP._replace(cost=lambda carry, data: jnp.sqrt(jnp.sum(carry[0] ** 2)))
+    run = adjoints.differentiable(loop, adjoint)
+    data = jnp.ones((5, 3))
+
+    def last(rows):
+        inputs = Inputs(jnp.ones(3), rows, jnp.arange(5), data)
+        return run(inputs, (jnp.zeros(3), jnp.int32(0)))[0][-1]
+
+    gradient = jax.grad(last)(jnp.full((5, 3), 0.1))
+    assert np.isfinite(gradient).all() and float(abs(gradient).min()) > 0
 
 
 def test_programs_of_different_memory_agree(x64: None) -> None:

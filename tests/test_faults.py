@@ -96,6 +96,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--adjoint segmented --levels 0", "levels=0"),
         ("--adjoint segmented --levels 50", "levels=50"),
         ("--adjoint offloaded --offload-dir {file}", "is a file: choose a folder"),
+        ("--adjoint offloaded --offload-dir {file}/below", "cannot make the folder .*/below"),
         ("--objective min", "unknown objective 'min'"),
         ("--validation-fraction 1", "validation_fraction is 1.0"),
         ("--target-draws -1", "target_draws is -1"),
@@ -486,6 +487,19 @@ def test_a_search_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_p
         assert process.wait(240) == 0
     assert same(path, whole) == []
     assert not [name for name in os.listdir(path) if name.endswith(".tmp")]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_search_goes_on_with_another_folder_for_its_states(tmp_path: Path) -> None:
+    """Where the states are kept changes no number: the folder may differ when the search is continued."""
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    assert main([*TINY, "--adjoint", "offloaded", "--evaluations", "3", "--run-dir", str(whole)]) == 0
+    kept = ["--adjoint", "offloaded", "--offload-dir", str(tmp_path / "a" / "b")]
+    assert main([*TINY, *kept, "--evaluations", "2", "--run-dir", str(path)]) == 0
+    again = ["--offload-dir", str(tmp_path / "c"), "--evaluations", "3"]
+    assert main(["search", "--resume", str(path), "--quiet", *again]) == 0
+    assert Run.open(path).config["adjoint"]["folder"] == str(tmp_path / "c")
+    assert rows(path) == rows(whole) and len(rows(path)) == 3
 
 
 @pytest.mark.slow

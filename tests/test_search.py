@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import json
 
 import jax
@@ -306,7 +307,13 @@ def test_solutions_and_curves_show_themselves() -> None:
     [
         ({"evaluations": 0}, "evaluations is 0"),
         ({"steps": 0}, "steps is 0"),
+        ({"steps": True}, "steps is True"),
         ({"patience": 0}, "patience"),
+        ({"patience": 1.5}, "patience is 1.5"),
+        ({"save_every": math.nan}, "save_every is nan"),
+        ({"target_draws": 2.5}, "target_draws is 2.5"),
+        ({"adjoint": "direct"}, "adjoint is 'direct': give an Adjoint"),
+        ({"learner": SGD}, "give a Learner"),
         ({"validation_fraction": 1.0, "target_draws": 0}, "validation_fraction"),
         ({"target_draws": -1}, "target_draws"),
         ({"policy": olm.policy.uniform()}, "no parameters"),

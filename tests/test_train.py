@@ -368,6 +368,24 @@ def test_bad_input_is_one_line_that_names_both(function: Callable, change: dict,
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("function", "change", "said"),
+    [
+        (olm.train, {"task": cases.toy_losses}, "task is .*: give a Task"),
+        (olm.train, {"learner": optax.sgd(0.1)}, "learner is .*: give a Learner"),
+        (olm.train, {"policy": "uniform"}, "policy is 'uniform': give a Policy"),
+        (olm.train, {"adjoint": "direct"}, "adjoint is 'direct': give an Adjoint"),
+        (olm.policy_gradient, {"adjoint": "direct"}, "adjoint is 'direct': give an Adjoint"),
+        (olm.policy_gradient, {"objective": "area"}, "objective is 'area': give an Objective"),
+        (olm.policy_gradient, {"learner": Learner(0.1)}, "learner.optimiser is 0.1: give a GradientTransformation"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_kind_is_named(function: Callable, change: dict, said: str) -> None:
+    given = {"task": cases.toy(), "learner": CLIPPED, "policy": olm.policy.uniform(), "phi": ()} | change
+    with pytest.raises(InputError, match=said):
+        function(**given, steps=3, key=jax.random.key(0))
+
+
 def test_a_policy_without_parameters_takes_none() -> None:
     with pytest.raises(InputError, match="policy uniform"):
         olm.train(cases.toy(), CLIPPED, olm.policy.uniform(), 1.0, steps=1, key=jax.random.key(0))

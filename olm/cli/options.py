@@ -7,7 +7,9 @@ continued, replayed and compared setting by setting.
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
@@ -21,6 +23,7 @@ from olm import policy as policies
 from olm.cli.tasks import Language, Perceptron, count, none_means
 from olm.errors import InputError
 from olm.records import Run
+from olm.records.files import explained
 from olm.search import Method, mirror_descent, projected_gradient
 from olm.types import Learner, Policy
 
@@ -213,6 +216,15 @@ class AdjointOptions:
 
                 return offloaded(self.snapshots, self.segment, self.folder)
         raise InputError(f"unknown adjoint {self.name!r}: choose one of direct, segmented, offloaded")
+
+    def make_folder(self) -> None:
+        """Make the folder of the states, so that one that cannot be used is known before a run folder is written."""
+        if self.name == "offloaded" and self.folder is not None:
+            path = Path(self.folder)
+            with explained(path, "make the folder"):
+                path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise InputError(f"{path} cannot be written: choose another --offload-dir")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from olm.records import Run
 from olm.search import Grid, Solution, above_entropy, best_rates, find_policy
 from olm.types import Learner, Task
 
-MAY_CHANGE = {"search.evaluations", "search.patience", "search.grid", "search.grid_searches"}
+MAY_CHANGE = {"adjoint.folder", "search.evaluations", "search.patience", "search.grid", "search.grid_searches"}
 CLAIMED = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "area_above_entropy_ratio", "step_length_ratio")
 
 HELP = """usage: olm search TASK [OPTIONS]
@@ -105,6 +105,7 @@ def run(words: Sequence[str]) -> int:
         runs: list[Run] = []
 
         def opened() -> Run:
+            options.adjoint.make_folder()
             if place.resume is not None:
                 made = Run.resume(place.resume, config, MAY_CHANGE)
             else:

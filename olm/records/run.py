@@ -178,7 +178,8 @@ class Run:
     def begin(self) -> None:
         """Record that work goes on: the config becomes the resumed one, and a summary, which says that a run is finished, goes.
 
-        Called by whoever resumes once the state has been read and found good, so that a refused resume changes nothing.
+        Called by whoever resumes once the state has been read and found good, so that a refused resume clears away what a crash
+        left and changes nothing else.
 
         Raises:
           StorageError: the disk is full; the old config is intact.

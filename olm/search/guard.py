@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from olm.errors import InputError
+from olm.errors import InputError, check_whole
 from olm.learner import examples
 from olm.types import Array, PyTree, Task
 
@@ -71,7 +71,7 @@ def targets(task: Task, target_draws: int, validation_fraction: float, key: Arra
     """
     if not 0 <= validation_fraction < 1:
         raise InputError(f"validation_fraction is {validation_fraction}: choose a share from 0 up to (not including) 1")
-    if target_draws < 0 or target_draws == 1:
+    if check_whole("target_draws", target_draws, least=0) == 1:
         raise InputError(f"target_draws is {target_draws}: choose at least 2 examples, or 0 for the fixed target set")
     key_validation, key_draws = jax.random.split(key)
     if task.draw is not None and target_draws > 0:

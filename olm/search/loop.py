@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from olm.adjoint import Adjoint, segmented
-from olm.errors import InputError
+from olm.errors import InputError, check_kinds, check_whole
 from olm.objective import Objective, area
 from olm.policy import join, table
 from olm.records import Run, fingerprint
@@ -30,7 +29,7 @@ from olm.search.methods import Method, mirror_descent
 from olm.search.results import sampled_weights, write_results
 from olm.search.solution import Solution, compare
 from olm.simplex import check_feasible, effective_sample_size, map_constraints
-from olm.train import inputs, program, sweep, train, uniform_phi
+from olm.train import check_setting, inputs, program, sweep, train, uniform_phi
 from olm.types import Learner, Policy, PyTree, Simplex, Task
 
 __all__ = ["find_policy"]
@@ -176,25 +175,18 @@ def find_policy(
     >>> solution.area_ratio < 1, solution.status
     (True, 'finished')
     """
-    if not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
-    if not isinstance(evaluations, (int, np.integer)) or evaluations < 1:
-        raise InputError(f"evaluations is {evaluations!r}: give a whole number of at least 1")
-    if patience is not None and patience < 1:
-        raise InputError(f"patience is {patience}: give at least 1, or None")
+    check_whole("steps", steps, least=1)
+    check_whole("evaluations", evaluations, least=1)
+    if patience is not None:
+        check_whole("patience", patience, least=1)
+    if not save_every >= 0:
+        raise InputError(f"save_every is {save_every:g}: give seconds, 0 or more")
     if resume and run_dir is None:
         raise InputError("resume=True needs the run_dir of the search to continue")
     policy, method = policy or table(), method or mirror_descent()
     objective, adjoint = objective or area(), adjoint or segmented()
-    for name, value, kind in (
-        ("policy", policy, Policy),
-        ("method", method, Method),
-        ("objective", objective, Objective),
-        ("adjoint", adjoint, Adjoint),
-        ("learner.optimiser", learner.optimiser, optax.GradientTransformation),
-    ):
-        if not isinstance(value, kind):
-            raise InputError(f"{name} is {value!r}: give a {kind.__name__}")
+    check_kinds(method=(method, Method), objective=(objective, Objective), adjoint=(adjoint, Adjoint))
+    check_setting(task, learner, policy)
     key_train, key_targets = jax.random.split(key)
     start = uniform_phi(policy, task, learner, steps) if phi is None else phi
     # A weak type, as jnp.full of a Python number has, would have every program compiled once more after the first step.
