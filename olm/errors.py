@@ -25,7 +25,18 @@ class DivergenceError(ArithmeticError):
 
 
 def check_whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least``, of Python or numpy; anything else, True and False too, is an `InputError`.
+    """Fail unless ``value`` is a whole number, of Python or numpy, of at least ``least``; True and False are none.
+
+    Args:
+      name: what the message calls it.
+      value: what was given.
+      least: the smallest one allowed.
+
+    Returns:
+      The number.
+
+    Raises:
+      InputError: for anything else.
 
     >>> check_whole("steps", 3, least=1)
     3
@@ -39,7 +50,13 @@ def check_whole(name: str, value: Any, least: int) -> int:
 
 
 def check_kinds(**arguments: tuple[Any, type]) -> None:
-    """Arguments as ``name=(value, kind)``; the first that is not of its kind is an `InputError`.
+    """Fail at the first argument that is not of its kind.
+
+    Args:
+      arguments: ``name=(value, kind)``.
+
+    Raises:
+      InputError: for a value that is no instance of its kind.
 
     >>> check_kinds(adjoint=("direct", int))
     Traceback (most recent call last):
