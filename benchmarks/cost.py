@@ -1,12 +1,12 @@
 """What an exact policy gradient costs, in training runs and in memory.
 
-The denominator is a bare-optax scan (``_bare.py``) with the target loss evaluated at every step; numerator and denominator
-run alternately in one process. "Products kept" is ``residuals=True``, "wide products kept" those that sum over at least the
-transformer's 4·width terms. Rows: a transformer (2 layers, width 128, length 64,
-vocabulary 512, 32 training and 64 target sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets,
-T = 2000), `jax.grad` through a plain scan on the transformer, and plain training with uniform weights, whose parameters must be
-equal bit for bit. The scan meets the transformer as a textbook writes it, which is what one has without olm; the same function
-on both sides, textbook or `olm.models.transformer` (made to be differentiated twice, by whomever), is measured too.
+The denominator is a bare-optax scan (``_bare.py``) with the target loss evaluated at every step; numerator and denominator run
+alternately in one process. "Products kept" is ``residuals=True``, "wide products kept" those that sum over at least the
+transformer's 4·width terms. Rows: a transformer (2 layers, width 128, length 64, vocabulary 512, 32 training and 64 target
+sequences, T = 16), the perceptron of the paper (D = 128, N = 4096, 512 targets, T = 2000), `jax.grad` through a plain scan on
+the transformer, and plain training with uniform weights, whose parameters must be equal bit for bit. The scan meets the
+transformer as a textbook writes it, which is what one has without olm; the same function on both sides, textbook or
+`olm.models.transformer` (made to be differentiated twice, by whomever), is measured too.
 
     python benchmarks/cost.py [--quick]
 """

@@ -110,10 +110,20 @@ class Adjoint(NamedTuple):
     on_disk: bool = False
 
 
+def _is_float(x: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def _cotangent(carry: PyTree, costate: list[Array]) -> PyTree:
+    """A costate in the shape of a carry, with float0 zeros for integer leaves."""
+    floats = iter(costate)
+    return jax.tree.map(lambda x: next(floats) if _is_float(x) else np.zeros(jnp.shape(x), jax.dtypes.float0), carry)
+
+
 def _split(carry: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
     """The float leaves of a carry, and how to put such leaves back among its other ones."""
     leaves, treedef = jax.tree.flatten(carry)
-    is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
+    is_float = [_is_float(x) for x in leaves]
 
     def merge(floats: list[Array]) -> PyTree:
         rest = iter(floats)
@@ -190,9 +200,7 @@ def _cost_on_the_way_back(program: Program) -> Callable[[PyTree, PyTree, Array],
         carry, data = residuals
         floats, _ = _split(carry)
         value, gradient = cost_gradient(program, carry, data, weight, [jnp.zeros_like(x) for x in floats])
-        each = iter(gradient)
-        bar = jax.tree.map(lambda x: next(each) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None, carry)
-        return bar, None, value
+        return _cotangent(carry, gradient), None, value
 
     cost.defvjp(lambda carry, data, slot: (slot, (carry, data)), backward)
     return cost
@@ -332,21 +340,13 @@ def finish(program: Program, inputs: Inputs, last: PyTree, carry_bar: PyTree, we
     if carry_bar is None:
         costate = [jnp.zeros_like(x) for x in floats]
     else:
-        costate = [b for x, b in zip(jax.tree.leaves(last), jax.tree.leaves(carry_bar), strict=True)
-                   if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]  # fmt: skip
+        costate = [b for x, b in zip(jax.tree.leaves(last), jax.tree.leaves(carry_bar), strict=True) if _is_float(x)]
     return cost_gradient(program, last, inputs.data, weights[-1], costate)
 
 
 def assemble(carry: PyTree, costate: list[Array], shared_bar: PyTree, rows_bar: PyTree) -> Gradients:
-    """Put the first costate back into the shape of the first carry, with float0 zeros for integer leaves."""
-    floats = iter(costate)
-
-    def leaf(x: Array) -> Array:
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-            return next(floats)
-        return np.zeros(jnp.shape(x), jax.dtypes.float0)
-
-    return Gradients(shared_bar, rows_bar, jax.tree.map(leaf, carry))
+    """`Gradients`, with the first costate in the shape of the first carry."""
+    return Gradients(shared_bar, rows_bar, _cotangent(carry, costate))
 
 
 @functools.cache
