@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -156,23 +155,10 @@ def compare(a_s: Sequence[float], b_s: Sequence[float]) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float], *, geometric: bool = False) -> dict[str, Any]:
-    """Mean over seeds with its 95% Student t interval; ``geometric`` works on logarithms, for ratios.
+    """`olm.scaling.steps.over_seeds`: mean over seeds with its 95% Student t interval; ``geometric`` for ratios."""
+    from olm.scaling.steps import over_seeds  # scripts that measure other packages load olm only here
 
-    Returns:
-      ``mean``, ``low``, ``high`` (None with a single value or a ratio of 0), ``min``, ``max``, ``n``,
-      ``geometric`` and the ``values``.
-    """
-    x = np.asarray(values, float)
-    if x.size == 0 or (geometric and not (x >= 0).all()):
-        raise ValueError(f"{x.tolist()}: an interval needs at least one value, a geometric one no negative values")
-    zero = geometric and not x.all()  # its geometric mean is 0, and no interval of logarithms exists
-    y, back = (np.log(x), math.exp) if geometric and not zero else (x, float)
-    low, high = None, None
-    if x.size > 1 and not zero:
-        half = stats.t.ppf(0.975, x.size - 1) * y.std(ddof=1) / math.sqrt(x.size)
-        low, high = back(y.mean() - half), back(y.mean() + half)
-    summary = {"mean": 0.0 if zero else back(y.mean()), "low": low, "high": high, "min": float(x.min()), "max": float(x.max())}
-    return {**summary, "n": int(x.size), "geometric": geometric, "values": x.tolist()}
+    return over_seeds(values, geometric=geometric)
 
 
 def summarise(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:

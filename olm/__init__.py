@@ -3,7 +3,8 @@
 A policy gives example n the weight γ[n,t] at step t; one step is θ' = θ + u(Σ_n γ[n,t] ∇ℓ_n(θ)), u any optax optimiser.
 The objective is the area under the loss on the data one cares about, J(γ) = (1/T) Σ_t L(θ_t); least area is the highest
 compression ratio. `policy_gradient` differentiates J through the whole run, exactly and at the price of a few runs;
-`find_policy` descends it. Reading order: objective, policy, learner, train, weighted, adjoint, search, law.
+`find_policy` descends it; `law` tests the Learning Law along a run; `scaling` fits scaling laws, and says by how much
+a policy improves them. Reading order: objective, policy, learner, train, weighted, adjoint, search, law.
 
 >>> import jax, optax
 >>> from olm.tasks.perceptron import perceptron
@@ -13,7 +14,7 @@ compression ratio. `policy_gradient` differentiates J through the whole run, exa
 True
 """
 
-from olm import adjoint, errors, law, learner, objective, offload, policy, records, search, simplex, weighted
+from olm import adjoint, baselines, errors, law, learner, objective, offload, policy, records, scaling, search, simplex, weighted
 from olm.objective import acceleration_first, acceleration_ratio, area_under_loss, compression_ratio
 from olm.search import Solution, find_policy
 from olm.train import Curve, policy_gradient, train
@@ -34,6 +35,7 @@ __all__ = [
     "acceleration_ratio",
     "adjoint",
     "area_under_loss",
+    "baselines",
     "compression_ratio",
     "errors",
     "find_policy",
@@ -44,6 +46,7 @@ __all__ = [
     "policy",
     "policy_gradient",
     "records",
+    "scaling",
     "search",
     "simplex",
     "train",

@@ -135,17 +135,19 @@ def _curves(baseline: Array, improved: Array) -> tuple[np.ndarray, np.ndarray]:
     return pair
 
 
-def _ratio(reached: np.ndarray, baseline: np.ndarray, improved: np.ndarray) -> float:
-    steps = len(baseline) - 1
+def _ratio(reached: np.ndarray, baseline: np.ndarray, improved: np.ndarray, steps: Array | None) -> float:
+    at = np.arange(len(baseline)) if steps is None else np.asarray(steps, dtype=np.float64)
+    if at.shape != baseline.shape:
+        raise InputError(f"{at.shape} steps for curves of shape {baseline.shape}: give one step for each loss")
     if reached.any():
-        first = int(np.argmax(reached))
-        return steps / first if first else float("inf")
+        first = at[np.argmax(reached)]
+        return float(at[-1] / first) if first else float("inf")
     # Never reached: how early the baseline already had what the improved curve ends with.
     below = baseline <= improved[-1]
-    return int(np.argmax(below)) / steps if below.any() else float("nan")
+    return float(at[np.argmax(below)] / at[-1]) if below.any() else float("nan")
 
 
-def acceleration_ratio(baseline: Array, improved: Array) -> float:
+def acceleration_ratio(baseline: Array, improved: Array, steps: Array | None = None) -> float:
     """T / t*, where t* is the first step from which ``improved`` stays at or below the baseline's final loss.
 
     When it never does, t'/T ≤ 1, where t' is the baseline's first step at or below the improved curve's final loss
@@ -153,6 +155,7 @@ def acceleration_ratio(baseline: Array, improved: Array) -> float:
 
     Args:
       baseline, improved: [T+1] losses of two runs of one length.
+      steps: [T+1], where the losses were taken if not at steps 0 … T.
 
     Returns:
       A float; 1 for two equal curves that fall steadily.
@@ -169,14 +172,15 @@ def acceleration_ratio(baseline: Array, improved: Array) -> float:
     """
     base, new = _curves(baseline, improved)
     stays = np.flip(np.logical_and.accumulate(np.flip(new <= base[-1])))
-    return _ratio(stays, base, new)
+    return _ratio(stays, base, new, steps)
 
 
-def acceleration_first(baseline: Array, improved: Array) -> float:
+def acceleration_first(baseline: Array, improved: Array, steps: Array | None = None) -> float:
     """T / t, where t is the first step at which ``improved`` is at or below the baseline's final loss.
 
     Args:
       baseline, improved: [T+1] losses of two runs of one length.
+      steps: [T+1], where the losses were taken if not at steps 0 … T.
 
     Returns:
       A float, never below `acceleration_ratio` where both are reached.
@@ -190,4 +194,4 @@ def acceleration_first(baseline: Array, improved: Array) -> float:
     4.0
     """
     base, new = _curves(baseline, improved)
-    return _ratio(new <= base[-1], base, new)
+    return _ratio(new <= base[-1], base, new, steps)

@@ -8,6 +8,7 @@ numbers; `learning_rate` leaves the weights uniform and scales each step. A poli
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,8 @@ def save(path: str | Path, policy: Policy, phi: PyTree) -> Path:
 
     Args:
       path: file to write.
-      policy, phi: a policy of this module (others: keep φ with `olm.records.save_arrays`).
+      policy, phi: a policy of this module or of `olm.baselines`; of another, `load` needs to be told how to make it
+        (``resolve``).
 
     Returns:
       The path.
@@ -250,11 +252,13 @@ def save(path: str | Path, policy: Policy, phi: PyTree) -> Path:
     return save_arrays(path, phi, {"policy": policy.name, "config": dict(policy.config)})
 
 
-def load(path: str | Path) -> tuple[Policy, PyTree]:
+def load(path: str | Path, resolve: Callable[[object, Any, str], Policy] | None = None) -> tuple[Policy, PyTree]:
     """Read what `save` wrote.
 
     Args:
       path: file to read.
+      resolve: (name, config, start of an error's message) → policy; None: `named`, which knows this module's.
+        `olm.baselines.named` knows those of the literature as well; give your own for a class of your own.
 
     Returns:
       (policy, φ).
@@ -265,7 +269,7 @@ def load(path: str | Path) -> tuple[Policy, PyTree]:
     No example: see `save`.
     """
     meta = load_meta(path)
-    policy = named(meta.get("policy"), meta.get("config"), f"{path}: ")
+    policy = (resolve or named)(meta.get("policy"), meta.get("config"), f"{path}: ")
     phi = jax.tree.map(jnp.asarray, load_arrays(path))
     return policy, phi if jax.tree.leaves(phi) else ()
 

@@ -19,13 +19,14 @@ import pytest
 RANKS = {
     "types": 0, "errors": 0,
     "records": 1, "simplex": 1, "objective": 1, "weighted": 1, "adjoint": 1, "models": 1, "data": 1,
-    "policy": 2, "learner": 2, "offload": 2, "tasks": 2, "plots": 2,
+    "policy": 2, "learner": 2, "offload": 2, "tasks": 2, "plots": 2, "scaling": 2,
     "train": 3,
     "search": 4,
     "law": 5, "report": 5,
-    "": 6,  # olm/__init__.py, the public names
-    "cli": 7,
-    "__main__": 8,
+    "baselines": 6,
+    "": 7,  # olm/__init__.py, the public names
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 
 
@@ -122,9 +123,9 @@ def test_the_checker_accepts_imports_that_go_down() -> None:
         ("olm.weighted", "def f():\n    from .train import train", "olm.weighted (rank 1) imports olm.train (rank 3)"),
         ("olm.weighted", "from olm.models import perceptron", "imports olm.models.perceptron (rank 1)"),
         ("olm.models.perceptron", "from ..weighted import x", "imports olm.weighted (rank 1)"),
-        ("olm.types", "import importlib\nimportlib.import_module('olm.cli')", "olm.types (rank 0) imports olm.cli (rank 7)"),
-        ("olm.train", "from olm import Task", "olm.train (rank 3) imports olm (rank 6)"),
-        ("olm.train", "if TYPE_CHECKING:\n    import olm.cli", "olm.train (rank 3) imports olm.cli (rank 7)"),
+        ("olm.types", "import importlib\nimportlib.import_module('olm.cli')", "olm.types (rank 0) imports olm.cli (rank 8)"),
+        ("olm.train", "from olm import Task", "olm.train (rank 3) imports olm (rank 7)"),
+        ("olm.train", "if TYPE_CHECKING:\n    import olm.cli", "olm.train (rank 3) imports olm.cli (rank 8)"),
         ("olm.models.perceptron", "from olm.models.transformer import x", "imports in a circle"),
         ("olm.novelty", "import jax", "olm.novelty: no rank, add 'novelty' to RANKS"),
     ],

@@ -202,6 +202,13 @@ def test_a_policy_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     assert jax.tree.all(jax.tree.map(np.array_equal, back, phi))
 
 
+def test_policies_of_the_literature_come_back_when_load_is_told_where_they_are(tmp_path: Path) -> None:
+    path = olm.policy.save(tmp_path / "policy.npz", olm.baselines.high_loss(share=0.25), ())
+    assert olm.policy.load(path, olm.baselines.named)[0].config == olm.baselines.high_loss(share=0.25).config
+    with pytest.raises(InputError, match=r"policy\.npz: unknown policy 'high_loss'"):
+        olm.policy.load(path)
+
+
 def test_an_unknown_policy_is_named_with_the_choices() -> None:
     with pytest.raises(InputError, match="unknown policy 'tabel': choose one of uniform, table, static"):
         olm.policy.named("tabel")

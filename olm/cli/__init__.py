@@ -10,6 +10,9 @@
     olm train runs/static --seed 1                           # replay the found policy from another start
     olm train perceptron --policy runs/static/policy.npz --learning-rate 2
     olm report runs/static                                   # draw figures and report.html again
+    olm law runs/static                                      # contributions, similarity, properties 4.1 to 4.3
+    olm fit runs.csv --law chinchilla --bootstrap 1000       # a scaling law of a table of runs
+    olm compare baseline.csv mine.csv                        # by how much the coefficients of L0 + (B/t)^β improve
 
 ``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status:
 0 done; 2 the input cannot be used and nothing was written; 3 the search diverged or the disk is full, what was good before is
@@ -31,6 +34,9 @@ COMMANDS = {
     "search": "find the policy under which a model learns fastest",
     "train": "train with a found policy and compare it with uniform weights",
     "report": "draw a run's figures and its report again",
+    "law": "test the Learning Law along a run",
+    "fit": "fit a scaling law to a table of runs",
+    "compare": "compare learning curves with a baseline's, by the coefficients of their scaling laws",
 }
 
 HELP = """usage: olm COMMAND ...

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from olm import baselines
 from olm import policy as policies
 from olm.cli import options as settings
 from olm.cli.common import add_group, finish, given, new_run, parse, refuse_empty, say, table
@@ -64,7 +65,7 @@ def _read(words: Sequence[str]) -> tuple[settings.Replay[Any], Path]:
 def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options, file = _read(words)
-    policy, phi = policies.load(file)
+    policy, phi = policies.load(file, baselines.named)
     learner = options.learner.build(options.learner.learning_rate)
     key_data, key = options.training.keys()
     built = options.task.build(key_data, options.training.data_seed)

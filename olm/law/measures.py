@@ -1,13 +1,9 @@
-"""The Learning Law, measured along a run: contributions of examples, and the residual of the exact optimality condition.
+"""What the Learning Law compares: contributions of examples, how equal they are, and the distance from an exact optimum.
 
 Theorem 3.1 of Gu et al. 2024: under an optimal policy all examples of positive weight contribute equally to the fall of the
 target loss, ∇L·∇ℓ_n = −dL/dt. It is derived for gradient flow with the instantaneous target gradient, and it is necessary
 only. The discrete problem that a search solves has an exact condition of the same shape with the costate in place of ∇L:
 the policy gradient ∂J/∂γ[n,t] is one constant a step over the examples of positive weight, and not less elsewhere.
-Both are given here: `contributions` and `similarity` for the law, `stationarity` for the optimum.
-
-θ_t is paired with γ_t (the published code pairs θ_{t+1} with γ_t). The fractions of the paper's properties 4.1–4.3 and its
-figures are not computed here.
 """
 
 from __future__ import annotations
@@ -44,12 +40,13 @@ def contributions(task: Task, params: PyTree, batch: PyTree, target: PyTree) -> 
     return jax.jvp(lambda p: task.losses(p, batch), (params,), (direction,))[1]
 
 
-def similarity(contributions_N: Array, weights_N: Array) -> Array:
+def similarity(contributions_N: Array, weights_N: Array, zero: float = 0.0) -> Array:
     """How equal contributions are, SIM = m / s with m = Σ_n γ_n CT_n and s² = Σ_{n: γ_n ≠ 0} (CT_n − m)² / (#{γ_n ≠ 0} − 1).
 
     Args:
       contributions_N: [..., N].
       weights_N: [..., N], rows on the simplex.
+      zero: weights up to this one count as zero in s; mirror descent leaves tiny ones where projection has exact zeros.
 
     Returns:
       [...]; ±∞, with the sign of m, when all contributions are equal, NaN when all are 0 or fewer than two weights are positive.
@@ -59,7 +56,7 @@ def similarity(contributions_N: Array, weights_N: Array) -> Array:
     >>> float(similarity(jnp.array([1.0, 3.0]), jnp.array([0.5, 0.5])).round(4))
     1.4142
     """
-    active = weights_N != 0
+    active = weights_N > zero
     mean = jnp.sum(weights_N * contributions_N, axis=-1)
     spread = jnp.sum(jnp.where(active, (contributions_N - mean[..., None]) ** 2, 0), axis=-1)
     return mean / jnp.sqrt(spread / (jnp.sum(active, axis=-1) - 1))

@@ -1,0 +1,181 @@
+"""`olm compare`: by how much one set of learning curves improves the scaling law of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from olm.cli.common import parse
+from olm.errors import InputError
+from olm.records.files import explained, write_json
+from olm.scaling.sizes import improvement_over_sizes
+from olm.scaling.steps import CORRELATION, LEAST_SQUARES, improvement, on_common_steps
+from olm.scaling.tables import read_table, split_pairs
+
+HELP = """Compare two sets of learning curves, a baseline and one's own: ΔB and Δβ of L0 + (B/t)^β, and the acceleration.
+
+Each file is a CSV with columns step and loss (nats, held out), and, where there is more than one curve, N (parameters) and seed.
+Curves of one N and seed are compared; L0 and t0 are common to the two. Several N: also the laws over model sizes."""
+
+Curves = dict[float, dict[Any, tuple[np.ndarray, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Settings of `olm compare`."""
+
+    base: Annotated[Positional[str], arg(metavar="BASE.csv")]
+    """Curves of the baseline."""
+    mine: Annotated[Positional[str], arg(metavar="MINE.csv")]
+    """Curves to compare with it."""
+    columns: str = ""
+    """What the files call their columns, where they differ: step=iteration,loss=val_loss,N=params,seed=run."""
+    L0: Annotated[float | None, arg(name="L0")] = None
+    """The irreducible loss, where it is known; else it is fitted."""
+    t0: float | None = None
+    """Fit steps beyond this one; else it is chosen within --latest-share of the run."""
+    latest_share: float = 0.25
+    """The last t0 that may be chosen, as a share of the shorter run."""
+    tokens_per_step: float | None = None
+    """Tokens that a step reads: with several N the Chinchilla law is fitted too."""
+    output: str | None = None
+    """A folder for compare.json and the figures; nothing is written without it."""
+
+
+def _curves(path: str, names: Mapping[str, str]) -> Curves:
+    """N → seed → (steps, losses); N is 0 where the table has none."""
+    table = read_table(path, ("step", "loss"), optional=("N", "seed"), columns=names, positive=("loss", "N"))
+    sizes, seeds = (table.columns.get(name, np.zeros(len(table))) for name in ("N", "seed"))
+    found: Curves = {}
+    for size, seed in sorted({*zip(sizes.tolist(), seeds.tolist(), strict=True)}):
+        these = np.flatnonzero((sizes == size) & (seeds == seed))
+        these = these[np.argsort(table["step"][these], kind="stable")]
+        steps = table["step"][these]
+        if steps[0] < 0:
+            raise InputError(f"{path}, line {table.lines[these[0]]}: step {steps[0]:g} is below 0: count steps from 0")
+        again = np.flatnonzero(np.diff(steps) == 0)
+        if len(again):
+            lacking = [name for name in ("N", "seed") if name not in table.columns]
+            cure = f"add a column {' or '.join(lacking)} that tells curves apart" if lacking else "keep one row a step"
+            raise InputError(f"{path}, line {table.lines[these[again[0] + 1]]}: step {steps[again[0]]:g} is there twice: {cure}")
+        found.setdefault(size, {})[int(seed) if seed == int(seed) else seed] = (steps, table["loss"][these])
+    return found
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.4g}{unit}"
+
+
+def _estimate(of: Mapping[str, Any] | None, unit: str = "") -> str:
+    """mean [low, high] of an `over_seeds`."""
+    if of is None:
+        return "–"
+    mean = _number(of["mean"], unit)
+    return mean if of["low"] is None else f"{mean} [{_number(of['low'])}, {_number(of['high'])}]"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    """One pair of curves, or several over seeds: what was measured, and both fits side by side."""
+    summary = found["summary"]
+    measured = summary["measured"]
+    rows = [["measured", "mine against base", ""]]
+    rows.append(["acceleration", _estimate(measured.get("acceleration"), "×"), "stays at or below the baseline's last loss"])
+    rows.append(["acceleration, first crossing", _estimate(measured.get("acceleration_first"), "×"), ""])
+    rows += [[f"{name} ratio", _estimate(measured[f"{name}_ratio"]), "below 1 is better"] for name in ("area", "final")]
+    rows.append(["L0 + (B/t)^β", "greatest correlation", "least squares"])
+    shown = {
+        "ΔB = 1 − B₂/B₁": ("delta_B_percent", "%"), "Δβ = β₂/β₁ − 1": ("delta_beta_percent", "%"),
+        "acceleration of the law": ("acceleration_predicted", "×"), "L0": ("L0", ""), "t0": ("t0", ""),
+        "B, base": ("B_base", ""), "B, mine": ("B_mine", ""), "β, base": ("beta_base", ""), "β, mine": ("beta_mine", ""),
+        "r², base": ("r2_base", ""), "r², mine": ("r2_mine", ""),
+    }  # fmt: skip
+    for label, (name, unit) in shown.items():
+        rows.append([label, *(_estimate(summary[criterion].get(name), unit) for criterion in (CORRELATION, LEAST_SQUARES))])
+    return _aligned(rows)
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    """What has to be known before the figures are used."""
+    notes = []
+    if len(found["runs"]) == 1:
+        notes.append("one pair of curves: no interval. Give several seeds (a column seed) to know how far the figures would move")
+    for criterion in (CORRELATION, LEAST_SQUARES):
+        bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}
+        if bounds:
+            notes.append(f"{criterion}: {', '.join(sorted(bounds))} on a bound of what was tried; B and β depend on it")
+        worst = min(run[criterion][side] for run in found["runs"] for side in ("r2_base", "r2_mine"))
+        if worst < 0.98:
+            notes.append(f"{criterion}: r² is {worst:.3f} at worst, so that a power law describes these curves badly")
+    return notes
+
+
+def _draw(found: Mapping[str, Any], base: Mapping[Any, Any], mine: Mapping[Any, Any], folder: Path, name: str) -> None:
+    from olm import plots
+    from olm.plots.scaling import improvement as figure
+
+    run = found["runs"][0]
+    seed = run["seed"]
+    curves = [side.get(seed, next(iter(side.values()))) for side in (base, mine)]
+    fit = run[CORRELATION]
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
+        fits = (fit["B_base"], fit["beta_base"]), (fit["B_mine"], fit["beta_mine"])
+        axes = canvas.subplots()
+        figure(*on_common_steps(*curves), fit["L0"], fits, axes, t0=max(fit["t0"], 1.0), labels=("baseline", "mine"))
+        plots.save(canvas, folder, name)
+
+
+def run(words: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    if not words:
+        raise InputError("name two tables of curves: olm compare BASE.csv MINE.csv")
+    options = parse(Compare, words, prog="olm compare", description=HELP)
+    names = split_pairs([options.columns], "--columns") if options.columns else {}
+    base, mine = _curves(options.base, names), _curves(options.mine, names)
+    sizes = [size for size in base if size in mine]
+    if not sizes:
+        shown = [", ".join(f"{size:g}" for size in side) for side in (base, mine)]
+        raise InputError(f"no N is in both: {options.base} has {shown[0]}, {options.mine} has {shown[1]}")
+    settings = {"t0": options.t0, "L0": options.L0, "latest_share": options.latest_share}
+    found = {size: improvement(base[size], mine[size], **settings) for size in sizes}
+    laws = None
+    if len(sizes) > 1:
+        both = ({size: side[size] for size in sizes} for side in (base, mine))
+        laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.L0)
+    record = {
+        "command": ["olm", "compare", *words],
+        "sizes": {f"{size:g}": result for size, result in found.items()},
+        "laws": laws,
+    }
+    for size, result in found.items():
+        if size:
+            print(f"N = {size:g}")
+        print(_table(result))
+        for note in _notes(result):
+            print(f"note: {note}")
+        print()
+    if laws is not None:
+        print(_aligned([["laws over model sizes", "mine / base"], *([k, _estimate(v)] for k, v in laws["summary"].items())]))
+        if len(sizes) < 4:
+            print(f"note: {len(sizes)} sizes; a law over sizes says little below 4")
+    if options.output is not None:
+        folder = Path(options.output)
+        with explained(folder, "make the folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "compare.json", record)
+        for size, result in found.items():
+            _draw(result, base[size], mine[size], folder, f"improvement-N={size:g}" if size else "improvement")
+        print(f"written: {folder}")
+    return 0

@@ -1,0 +1,94 @@
+"""`olm compare`: what it finds in curves whose law is known, and what it says about tables that it cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from olm.cli import main
+from olm.records import files
+
+
+def write(path: Path, B: float, beta: float, *, seeds: int = 1, sizes: tuple[float, ...] = (), header: str = "step,loss") -> str:
+    """Curves of L0 + (B/t)^β with small errors as a CSV file."""
+    rng = np.random.default_rng(0)
+    lines = [",".join([header, *(["seed"] if seeds > 1 else []), *(["N"] if sizes else [])])]
+    for size in sizes or (0.0,):
+        for seed in range(seeds):
+            for t in range(0, 501, 10):
+                loss = 1.0 + (1e4 / size) ** 0.5 * bool(size) if size else 1.0
+                loss += (B / max(t, 1)) ** beta * np.exp(0.001 * rng.standard_normal())
+                cells = [f"{t}", f"{loss:.6f}", *([f"{seed}"] if seeds > 1 else []), *([f"{size:g}"] if sizes else [])]
+                lines.append(",".join(cells))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_the_change_that_made_the_curves_is_found_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write(tmp_path / "base.csv", 3000.0, 0.3, seeds=3)
+    mine = write(tmp_path / "mine.csv", 1000.0, 0.33, seeds=3)
+    assert main(["compare", base, mine, "--output", str(tmp_path / "out")]) == 0
+    found = files.read_json(tmp_path / "out" / "compare.json")["sizes"]["0"]["summary"]["correlation"]
+    assert found["delta_B_percent"]["mean"] == pytest.approx(100 * 2 / 3, abs=2)
+    assert found["delta_beta_percent"]["mean"] == pytest.approx(10, abs=2)
+    assert found["delta_B_percent"]["low"] < found["delta_B_percent"]["mean"] < found["delta_B_percent"]["high"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "improvement.png", "improvement.svg"}
+    shown = capsys.readouterr().out
+    assert "ΔB" in shown and "no interval" not in shown
+
+
+def test_one_pair_of_curves_has_no_interval_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["--columns", "step=iter,loss=nll"]
+    base, mine = (write(tmp_path / f"{B:g}.csv", B, 0.3, header="iter,nll") for B in (3000.0, 1000.0))
+    assert main(["compare", base, mine, *names]) == 0
+    assert "one pair of curves: no interval" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_several_sizes_are_compared_by_their_laws_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = (2e4, 8e4, 3e5)
+    base, mine = (write(tmp_path / f"{B:g}.csv", B, 0.5, sizes=sizes) for B in (300.0, 150.0))
+    assert main(["compare", base, mine, "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "kaplan_ns_S_c_ratio" in shown and "says little below 4" in shown and "N = 80000" in shown
+    assert len(list((tmp_path / "out").glob("improvement-N=*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("step,loss\n1,2.0\n2,x\n", "line 3, column loss: 'x' is not a number"),
+        ("step,loss\n1,2.0\n2,-1\n", "line 3, column loss: -1"),
+        ("step,value\n1,2.0\n", "no column loss"),
+        ("step,loss\n1,2.0\n1,3.0\n", "line 3: step 1 is there twice: add a column N or seed"),
+        ("step,loss\n-1,2.0\n1,3.0\n", "line 2: step -1 is below 0"),
+        ("step,loss\n1,2.0\n2,1.5\n", "at least 8"),
+        ("", "empty"),
+        ("N,step,loss\n7,1,2.0\n", "give counts, not millions or billions"),
+    ],
+)
+def test_bad_tables_are_named(text: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write(tmp_path / "good.csv", 3000.0, 0.3)
+    (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
+    assert main(["compare", good, str(tmp_path / "bad.csv"), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_arguments_and_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write(tmp_path / "good.csv", 3000.0, 0.3)
+    other = write(tmp_path / "other.csv", 3000.0, 0.3, sizes=(5e4,))
+    for words, complaint in (
+        (["compare"], "name two tables"),
+        (["compare", good], "required"),
+        (["compare", good, str(tmp_path / "none.csv")], "cannot read"),
+        (["compare", good, other], "no N is in both"),
+        (["compare", good, good, "--columns", "step"], "write --columns NAME=VALUE"),
+        (["compare", good, good, "--L0", "9"], "not below the least loss"),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert complaint in said and said.count("\n") == 1
