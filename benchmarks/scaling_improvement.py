@@ -115,7 +115,7 @@ PRESETS = {
             Rung(60, 24, 160, TINY, evaluations=2, draws=32, tests=64),
         ],
         "sizes": [
-            Rung(40, 16, 128, dataclasses.replace(TINY, width=w), evaluations=2, draws=32, tests=64) for w in (8, 16, 24, 32)
+            Rung(40, 16, 128, dataclasses.replace(TINY, width=w), evaluations=3, draws=32, tests=64) for w in (8, 16, 24, 32)
         ],
     },
 }

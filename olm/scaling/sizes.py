@@ -48,6 +48,7 @@ def improvement_over_sizes(
     E: float | None = None,
     from_share: float = 0.1,
     points: int = 32,
+    check_units: bool = True,
 ) -> dict[str, Any]:
     """Fit both sides' curves over model sizes and compare the coefficients of steps and data.
 
@@ -57,6 +58,7 @@ def improvement_over_sizes(
       E: the irreducible loss of the Chinchilla law where it is known, so that B and β are comparable; None: each side's own.
       from_share: the first share of each run is left out.
       points: of each curve, at most.
+      check_units: refuse N whose largest is below 10⁴, which is what sizes in billions look like.
 
     Returns:
       ``runs``: a dict a seed with the parameters, r², status and bounds of ``kaplan_ns_base``, ``kaplan_ns_mine`` (and
@@ -93,10 +95,11 @@ def improvement_over_sizes(
         row: dict[str, Any] = {"seed": seed}
         for side, curves in sides.items():
             N, S, loss = _rows(curves, seed, from_share, points)
-            row[f"kaplan_ns_{side}"] = _described(fit(N=N, S=S, loss=loss, law="kaplan_ns"))
+            row[f"kaplan_ns_{side}"] = _described(fit(N=N, S=S, loss=loss, law="kaplan_ns", check_units=check_units))
             if tokens_per_step is not None:
                 fixed = None if E is None else {"E": E}
-                row[f"chinchilla_{side}"] = _described(fit(N, S * tokens_per_step, loss, law="chinchilla", fixed=fixed))
+                D = S * tokens_per_step  # counted here, so that few of them are no mistake of unit
+                row[f"chinchilla_{side}"] = _described(fit(N, D, loss, law="chinchilla", fixed=fixed, check_units=False))
         for law, names in changing.items():
             for name in names:
                 with np.errstate(all="ignore"):
