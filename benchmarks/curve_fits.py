@@ -1,9 +1,9 @@
 """Laws of loss curves: published parameters against published scores, own fits of them, and recovery from synthetic curves.
 
 ``--data DIR`` holds csv_25, csv_100 and csv_400 as in thu-yao-01-luo/MultiPowerLaw @
-8da9f1902602f3391b971a811e3cc51604541769, folder loss_curve_repo (MIT): nine schedules a model size, columns step, lr, loss. Fitted are
-cosine_24000, constant_24000 and wsdcon_9; scored are the other six, measures averaged over them. Without ``--data`` only the
-recovery is run: three synthetic curves of the same schedules with independent noise of 1%, one draw a seed.
+8da9f1902602f3391b971a811e3cc51604541769, folder loss_curve_repo (MIT): nine schedules a model size, columns step, lr, loss.
+Fitted are cosine_24000, constant_24000 and wsdcon_9; scored are the other six, measures averaged over them. Without ``--data``
+only the recovery is run: three synthetic curves of the same schedules with independent noise of 1%, one draw a seed.
 
     python benchmarks/curve_fits.py --data DIR [--quick] [--seeds 0 1 2]
 """
@@ -123,7 +123,7 @@ def recovery(seed: int, quick: bool) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = _bench.parser(__doc__.splitlines()[0], seeds=range(20))
+    parser = _bench.parser(__doc__.splitlines()[0], seeds=range(5))
     parser.add_argument("--data", type=Path, default=None, help="folder with csv_25, csv_100 and csv_400")
     args = parser.parse_args()
     payload: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from olm.cli import fit as command
+from olm.cli import main
 from olm.errors import InputError
 from olm.scaling.curves import LossCurve, annealing, predict_curve, schedule
 
@@ -170,3 +171,29 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, runs: str) -> 
         assert not out.exists(), words
     with pytest.raises(InputError, match="is a file: name a folder"):
         command.run([runs, *final, "--output", runs])
+
+
+def test_step_laws_of_two_runs_share_their_irreducible_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name, B, beta in (("a", 3000.0, 0.3), ("b", 800.0, 0.34)):
+        rows = [f"{t},{1 + (B / max(t, 1)) ** beta:.8f}" for t in range(0, 1001, 10)]
+        files.append(tmp_path / f"{name}.csv")
+        files[-1].write_text("\n".join(["step,loss", *rows]) + "\n")
+    assert main(["fit", *map(str, files), "--law", "step", "--output", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "fit.json").read_text())
+    for one in record["fits"]:
+        assert one["L0"] == pytest.approx(1.0, abs=1e-4)
+        assert one["B"] == pytest.approx([3000.0, 800.0], rel=2e-3)
+        assert one["beta"] == pytest.approx([0.3, 0.34], rel=1e-3)
+    assert (tmp_path / "out" / "curves.png").exists()
+    assert main(["fit", str(files[0]), "--law", "step", "--bootstrap", "9"]) == 2
+    assert "--bootstrap has no meaning with --law step" in capsys.readouterr().err
+
+
+def test_small_counts_are_refused_unless_they_are_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{d},{0.1 + n**-0.5 + 3 * d**-0.3:.8f}" for n in (2, 8, 32, 128) for d in (1e4, 1e5, 1e6)]
+    (tmp_path / "t.csv").write_text("\n".join(["N,D,loss", *rows]) + "\n")
+    assert main(["fit", str(tmp_path / "t.csv")]) == 2
+    assert "--any-units" in capsys.readouterr().err
+    assert main(["fit", str(tmp_path / "t.csv"), "--any-units"]) == 0
+    assert "alpha      0.50000" in capsys.readouterr().out

@@ -113,7 +113,7 @@ def _no_config(path: Path) -> None:
     ("spoil", "message"),
     [
         (_no_policy, "has no policy.npz: let the run end"),
-        (_other_data, r"the data are not those of .* \(fingerprint\): restore the files"),
+        (_other_data, r"the data are not those of .* \(fingerprint\): restore what"),
         (_other_policy, r"does not go with this run: phi has shapes \(8, 3\)"),
         (_infeasible, "a row of weights sums to 16"),
         (_no_config, "is not a run folder"),

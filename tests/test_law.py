@@ -112,7 +112,7 @@ def by_hand(task: olm.Task, learner: olm.Learner, policy: olm.Policy, phi) -> di
      ("chunks", "piecewise"), ("chunks", "scorer")],
 )  # fmt: skip
 def test_a_study_is_the_loop_by_hand(x64, kind: str, name: str) -> None:
-    """γ_t meets θ_t, whatever the policy, the optimiser and the order of examples; −∂J/∂γ is the gradient of the weights as a table."""
+    """γ_t meets θ_t, whatever the policy, optimiser and order of examples; −∂J/∂γ is the gradient of the weights as a table."""
     task, learner = small_task(), LEARNERS[kind]
     policy, phi = some_policy(name, learner.batch_size or EXAMPLES)
     found = law.study(task, learner, policy, phi, steps=STEPS, key=KEY, keep="all", adjoint=olm.adjoint.direct())

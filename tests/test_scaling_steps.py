@@ -23,8 +23,8 @@ def law(
 @pytest.mark.parametrize("criterion", [CORRELATION, LEAST_SQUARES])
 def test_both_criteria_find_the_law_that_made_the_curves(criterion: str) -> None:
     fit = fit_steps([law(300.0, 0.3), law(80.0, 0.4)], criterion=criterion)
-    assert fit.L0 == pytest.approx(1.0, abs=1e-5)
-    assert fit.B == pytest.approx((300.0, 80.0), rel=1e-3)
+    assert pytest.approx(1.0, abs=1e-5) == fit.L0
+    assert pytest.approx((300.0, 80.0), rel=1e-3) == fit.B
     assert fit.beta == pytest.approx((0.3, 0.4), abs=1e-4)
     assert min(fit.r2) > 1 - 1e-8
     assert fit.criterion == criterion
@@ -63,7 +63,7 @@ def test_least_squares_is_least() -> None:
 
 def test_a_pure_power_law_is_reported_on_its_bound() -> None:
     assert "L0" in fit_steps([law(300.0, 0.3, L0=0.0)]).on_bound
-    assert fit_steps([law(300.0, 0.3, L0=0.0)]).L0 == pytest.approx(0.0, abs=1e-6)
+    assert pytest.approx(0.0, abs=1e-6) == fit_steps([law(300.0, 0.3, L0=0.0)]).L0
     assert "L0" in fit_steps([law(300.0, 0.3, L0=0.0)], criterion=LEAST_SQUARES).on_bound
 
 

@@ -33,8 +33,8 @@ class Compare:
     """Curves of the baseline."""
     mine: Annotated[Positional[str], arg(metavar="MINE.csv")]
     """Curves to compare with it."""
-    columns: str = ""
-    """What the files call their columns, where they differ: step=iteration,loss=val_loss,N=params,seed=run."""
+    columns: tuple[str, ...] = ()
+    """NAME=COLUMN, the files' names where they differ: step=iteration loss=val_loss N=params seed=run."""
     L0: Annotated[float | None, arg(name="L0")] = None
     """The irreducible loss, where it is known; else it is fitted."""
     t0: float | None = None
@@ -43,13 +43,18 @@ class Compare:
     """The last t0 that may be chosen, as a share of the shorter run."""
     tokens_per_step: float | None = None
     """Tokens that a step reads: with several N the Chinchilla law is fitted too."""
+    any_units: bool = False
+    """Take N below 10,000 for counts, and not for billions."""
     output: str | None = None
     """A folder for compare.json and the figures; nothing is written without it."""
 
 
-def _curves(path: str, names: Mapping[str, str]) -> Curves:
+def _curves(path: str, options: Compare) -> Curves:
     """N → seed → (steps, losses); N is 0 where the table has none."""
-    table = read_table(path, ("step", "loss"), optional=("N", "seed"), columns=names, positive=("loss", "N"))
+    names, positive = split_pairs(options.columns, "--columns"), ("loss", "N")
+    table = read_table(
+        path, ("step", "loss"), optional=("N", "seed"), columns=names, positive=positive, check_units=not options.any_units
+    )
     sizes, seeds = (table.columns.get(name, np.zeros(len(table))) for name in ("N", "seed"))
     found: Curves = {}
     for size, seed in sorted({*zip(sizes.tolist(), seeds.tolist(), strict=True)}):
@@ -142,8 +147,7 @@ def run(words: Sequence[str]) -> int:
     if not words:
         raise InputError("name two tables of curves: olm compare BASE.csv MINE.csv")
     options = parse(Compare, words, prog="olm compare", description=HELP)
-    names = split_pairs([options.columns], "--columns") if options.columns else {}
-    base, mine = _curves(options.base, names), _curves(options.mine, names)
+    base, mine = (_curves(path, options) for path in (options.base, options.mine))
     sizes = [size for size in base if size in mine]
     if not sizes:
         shown = [", ".join(f"{size:g}" for size in side) for side in (base, mine)]
@@ -153,7 +157,7 @@ def run(words: Sequence[str]) -> int:
     laws = None
     if len(sizes) > 1:
         both = ({size: side[size] for size in sizes} for side in (base, mine))
-        laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.L0)
+        laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.L0, check_units=False)
     record = {
         "command": ["olm", "compare", *words],
         "sizes": {f"{size:g}": result for size, result in found.items()},

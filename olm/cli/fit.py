@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,13 +22,15 @@ from olm.scaling.compute import Allocation, IsoFlop, allocate, envelope, isoflop
 from olm.scaling.curves import LossCurve, annealing, fit_curves, multi_power, predict_curve, rates_from_log, score
 from olm.scaling.fit import Fit, fit
 from olm.scaling.holdout import holdout
+from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps
 from olm.scaling.tables import Table, read_table, split_pairs
 
 HELP = """Fit a scaling law to a table of runs, one row a run: olm fit RUNS.csv --law chinchilla.
 
 Laws of a table: {tables}; and, without a law, isoflop (Approach 2) and envelope (Approach 1, rows are records of runs).
 Laws of loss curves, one CSV a run with columns step, lr, loss: {curves}. Columns are found by name: N (or params), D (or tokens),
-loss, C (or flops), one of N, D and C following from C = 6 N D; --columns N=my_name says otherwise."""
+loss, C (or flops), one of N, D and C following from C = 6 N D; --columns N=my_name says otherwise.
+And L0 + (B/t)^β of one run (--law step), columns step, loss: several tables share L0 and t0, by both criteria."""
 CURVES = ("multi_power", "annealing")
 APPROACHES = ("isoflop", "envelope")
 
@@ -73,6 +75,8 @@ class Options:
     """annealing: λ, or fit."""
     smooth: float = 0.0
     """envelope: standard deviation, in records, of the Gaussian that smooths each run."""
+    any_units: bool = False
+    """Take N or D below 10,000 for counts, and not for billions."""
     output: str | None = None
     """A folder for fit.json, predictions.csv and the figures; nothing is written without it."""
 
@@ -156,7 +160,13 @@ def _settings(options: Options) -> dict[str, Any]:
     elif options.huber == "none":
         huber = None
     fixed = {name: _float(value, f"--fixed {name}", "a number") for name, value in split_pairs(options.fixed, "--fixed").items()}
-    return {"fixed": fixed, "huber": huber, "residual": options.residual, "level": options.level}
+    return {
+        "fixed": fixed,
+        "huber": huber,
+        "residual": options.residual,
+        "level": options.level,
+        "check_units": not options.any_units,
+    }
 
 
 def _float(word: str, flag: str, wanted: str) -> float:
@@ -173,6 +183,7 @@ def _read(options: Options, path: str, needed: Sequence[str], **more: Any) -> Ta
         columns=split_pairs(options.columns, "--columns"),
         where=split_pairs(options.where, "--where"),
         flops_per_token=options.flops_per_token,
+        check_units=not options.any_units,
         **more,
     )
 
@@ -365,7 +376,7 @@ def _law_of_curves(options: Options) -> Outcome:
         law = annealing(None if options.lam == "fit" else _float(options.lam, "--lam", "a number in [0, 1), or fit"))
     else:
         law = multi_power()
-    found = fit_curves(curves, law, **_settings(options))
+    found = fit_curves(curves, law, **{name: value for name, value in _settings(options).items() if name != "check_units"})
     lines, record = _described(found), found.as_dict()
     lines.append("note: rows of one curve are not independent, so that the intervals are too narrow")
     measures = ("r2", "mae", "rmse", "pred_e", "worst_e")
@@ -393,6 +404,45 @@ def _law_of_curves(options: Options) -> Outcome:
     return Outcome(
         lines, record, rows, {"curves": [lambda ax: law_curves(drawn, ax), lambda ax: law_curves(drawn, ax, errors=True)]}
     )
+
+
+# --- L0 + (B/t)^β of a run ---------------------------------------------------------------------------------------------
+
+
+def _law_of_steps(options: Options) -> Outcome:
+    unused = ("fixed", "huber", "residual", "bootstrap", "holdout", "flops", "form", "warmup", "test", "lam", "smooth", "level")
+    _refuse(options, unused)
+    tables = [_read(options, path, ["step", "loss"], positive=["loss"]) for path in options.tables]
+    curves = [(table["step"], table["loss"]) for table in tables]
+    found = [fit_steps(curves, criterion=criterion) for criterion in (CORRELATION, LEAST_SQUARES)]
+    lines = ["L = L0 + (B/t)^β, t > t0: Gu et al. 2024 (arXiv 2402.17759), Eq. 8"]
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        lines += ["", f"{one.criterion}: L0 {_shown(one.L0)}, t0 {one.t0:g}"]
+        if one.on_bound:
+            lines.append(f"note: on a bound of what was tried: {', '.join(one.on_bound)}; B and β depend on it")
+        shown = [["curve", "B", "β", "r²"]]
+        shown += [
+            [path, _shown(B), _shown(beta), f"{r2:.5f}"]
+            for path, B, beta, r2 in zip(options.tables, one.B, one.beta, one.r2, strict=True)
+        ]
+        lines += _aligned(shown)
+    for place, (path, (steps, losses)) in enumerate(zip(options.tables, curves, strict=True)):
+        late = steps > found[0].t0
+        both = [one.predict(steps[late], place) for one in found]
+        rows += [
+            {"curve": path, "step": float(s), "loss": float(l), "predicted": float(p), "predicted_least_squares": float(q)}
+            for s, l, p, q in zip(steps[late], losses[late], *both, strict=True)
+        ]
+    record = {"law": "step", "fits": [asdict(one) for one in found]}
+    drawn = [
+        {"name": Path(path).stem, "steps": steps[steps > found[0].t0], "losses": losses[steps > found[0].t0],
+         "predicted": found[0].predict(steps[steps > found[0].t0], place), "test": False}
+        for place, (path, (steps, losses)) in enumerate(zip(options.tables, curves, strict=True))
+    ]  # fmt: skip
+    from olm.plots.scaling import law_curves
+
+    return Outcome(lines, record, rows, {"curves": [lambda ax: law_curves(drawn, ax)]})
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -433,14 +483,16 @@ def run(words: Sequence[str]) -> int:
         raise InputError("name a table of runs: olm fit RUNS.csv --law chinchilla")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise InputError(f"--output {options.output} is a file: name a folder")
-    if options.law in CURVES:
+    if options.law == "step":
+        outcome = _law_of_steps(options)
+    elif options.law in CURVES:
         outcome = _law_of_curves(options)
     elif options.law in APPROACHES:
         outcome = _approach(options)
     elif options.law in laws.NAMES:
         outcome = _law_of_runs(options)
     else:
-        raise InputError(f"unknown law {options.law!r}: choose one of {', '.join([*laws.NAMES, *APPROACHES, *CURVES])}")
+        raise InputError(f"unknown law {options.law!r}: choose one of {', '.join([*laws.NAMES, *APPROACHES, *CURVES, 'step'])}")
     print("\n".join(outcome.lines))
     if options.output is not None:
         folder = Path(options.output)

@@ -15,7 +15,7 @@ from olm import law
 from olm import policy as policies
 from olm.cli import options as settings
 from olm.cli.common import parse, say
-from olm.cli.tasks import none_means
+from olm.cli.tasks import count, none_means
 from olm.errors import DivergenceError, InputError
 from olm.objective import area
 from olm.records import Run, save_arrays, versions, write_json
@@ -32,7 +32,7 @@ class Law:
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """The folder of a search or a replay that has ended."""
-    steps_between: int = 1
+    steps_between: Annotated[int | None, count("so that about 500 steps are measured")] = None
     """Measure contributions at steps 0, k, 2k …: less time, and the curves stay whole."""
     learned: float = 1e-6
     """An example of at most this loss (nats) is learned."""
@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> int:
     wanted = parse(
         Law, words, prog="olm law", description="Measure the Learning Law along the policy of a run and along uniform weights."
     )
-    if wanted.steps_between < 1:
+    if wanted.steps_between is not None and wanted.steps_between < 1:
         raise InputError(f"steps-between is {wanted.steps_between}: give at least 1")
     record, options = _open(wanted.run)
     file = record.path / "policy.npz"
@@ -71,9 +71,7 @@ def run(words: Sequence[str]) -> int:
     built = options.task.build(key_data, options.training.data_seed)
     if (there := record.config.get("data")) != built.data:
         changed = [name for name in built.data if not isinstance(there, dict) or there.get(name) != built.data[name]]
-        raise InputError(
-            f"the data are not those of {wanted.run} ({', '.join(changed)}): restore the files that it was made from"
-        )
+        raise InputError(f"the data are not those of {wanted.run} ({', '.join(changed)}): restore what it was made from")
     task, steps = built.task, options.training.steps
     key_train, _ = jax.random.split(key)
     try:
@@ -84,7 +82,7 @@ def run(words: Sequence[str]) -> int:
     with explained(record.path, "write to"):
         (record.path / "figures").mkdir(exist_ok=True)
 
-    share = wanted.learned_share
+    every, share = wanted.steps_between or max(1, steps // 500), wanted.learned_share
     if share is None and options.task.name == "language":
         share = 0.05  # no sequence is ever learned to 1e-6 nats a token
     studies = {}
@@ -93,17 +91,17 @@ def run(words: Sequence[str]) -> int:
             say(f"measuring along {'uniform weights' if side == 'uniform' else file}")
         studies[side] = law.study(
             task, learner, which, parameters, steps=steps, key=key_train, objective=objective, adjoint=adjoint,
-            keep=KEPT, every=wanted.steps_between, group=built.group, learned=wanted.learned, quantile=share,
+            keep=KEPT, every=every, group=built.group, learned=wanted.learned, quantile=share,
             held_out=not wanted.target_only,
         )  # fmt: skip
     summary = {side: study.summary() for side, study in studies.items()}
     for side, study in studies.items():
         if not all(np.isfinite(curve).all() for curve in study.curves.values()):
-            which = "uniform weights" if side == "uniform" else "the policy"
-            raise DivergenceError(f"training with {which} is not finite: nothing was written; search at a lower learning rate")
+            whose = "uniform weights" if side == "uniform" else "the policy"
+            raise DivergenceError(f"training with {whose} is not finite: nothing was written; search at a lower learning rate")
     tables = {side: study.tables() for side, study in studies.items()}
     save_arrays(record.path / "law.npz", tables)
-    about = {"policy": policy.name, "learned": wanted.learned, "learned_share": share, "steps_between": wanted.steps_between}
+    about = {"policy": policy.name, "learned": wanted.learned, "learned_share": share, "steps_between": every}
     write_json(record.path / "law.json", {**summary, "settings": about, "versions": versions()})
     drawn = _draw(record.path, tables)
     print(table(summary))

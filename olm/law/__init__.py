@@ -1,4 +1,4 @@
-"""The Learning Law of Gu et al. 2024, measured: contributions of examples along a run, how equal a policy makes them, what it drops.
+"""The Learning Law of Gu et al. 2024, measured: what examples contribute along a run, how equal a policy makes it, what it drops.
 
 `measures` has the quantities of one step, `study` measures them along a run of any policy, `trend` compares runs along a search.
 """

@@ -14,12 +14,10 @@ caller to know; for the perceptron they are wherever N > D.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from olm import adjoint as adjoints
@@ -128,7 +126,7 @@ class Study:
         }
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Group 0 (clean) and 1 (corrupted) by step: ``weight`` relative to uniform, ``zero`` (shares), means of what contributes.
+        """Group 0 (clean) and 1 (corrupted) by step: ``weight`` relative to uniform, ``zero`` (shares), means of the rest.
 
         Returns:
           ``size``, ``weight``, ``loss``, ``target``, ``test``, ``costate`` [S, 2] and ``zero`` [S, 2, Z]; empty without a group.
@@ -152,7 +150,7 @@ class Study:
             finite = {key: x[np.isfinite(x)] for key, x in each.items()}
             similar[name] = {key: float(x.mean()) if x.size else float("nan") for key, x in finite.items()}
             similar[name]["steps_left_out"] = int(len(self.at) - len(finite["mean"]))
-        found = {
+        found: dict[str, Any] = {
             "policy": self.policy,
             "steps": len(self.curves["target"]) - 1,
             "steps_measured": len(self.at),
@@ -164,12 +162,9 @@ class Study:
         }
         if groups := self.groups():
             at = int(np.argmin(np.abs(np.array(self.settings.thresholds) - self.settings.zero)))
-            found["groups"] = {
-                name: {"clean": float(x[0]), "corrupted": float(x[1])}
-                for name, x in ((name, np.nanmean(part, axis=0)) for name, part in groups.items() if part.ndim == 2)
-            }
-            zero = np.nanmean(groups["zero"][..., at], axis=0)
-            found["groups"]["zero"] = {"clean": float(zero[0]), "corrupted": float(zero[1])}
+            columns = {**groups, "zero": groups["zero"][..., at]}
+            means = {name: np.nanmean(column, axis=0) for name, column in columns.items()}
+            found["groups"] = {name: {"clean": float(x[0]), "corrupted": float(x[1])} for name, x in means.items()}
         return found
 
     def tables(self) -> dict[str, Any]:
@@ -259,6 +254,7 @@ def study(
     Source: Gu et al. 2024, Theorem 3.1, Eq. 7, section 4.4.
 
     >>> import optax, olm
+    >>> import jax.numpy as jnp
     >>> task = olm.Task(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, train=jnp.array([0.0, 2.0]), target=jnp.ones(1))
     >>> learner, uniform = olm.Learner(optax.sgd(0.25)), olm.policy.uniform()
     >>> found = study(task, learner, uniform, (), steps=2, key=jax.random.key(0), keep="all")

@@ -181,7 +181,7 @@ def _gradient_of(settings: Settings, target_losses: Any) -> Any:
     return gradient_of
 
 
-def _program(functions: Task, learner: Learner, policy: Policy, steps: int, settings: Settings) -> Program:
+def _program(functions: Task, learner: Learner, policy: Policy, steps: int, settings: Settings) -> tuple[Program, Any]:
     def weights(seen: dict[str, Any], t: Any, index: Array, features: PyTree) -> _Seen:
         fixed = jax.lax.stop_gradient(policy.weights(seen["phi"], t, index, features))
         group = None if seen["group"] is None else seen["group"][index]
@@ -206,7 +206,7 @@ def _program(functions: Task, learner: Learner, policy: Policy, steps: int, sett
         nothing = jnp.zeros((), jax.eval_shape(target_loss, params, data["target"]).dtype)
         return jax.lax.cond(t == steps, lambda: target_loss(params, data["target"]), lambda: nothing)
 
-    return Program(step, cost)
+    return Program(step, cost), functools.partial(_shapes, functions, learner, settings)
 
 
 _cached_program = functools.lru_cache(maxsize=64)(_program)
@@ -227,18 +227,22 @@ def _shapes(functions: Task, learner: Learner, settings: Settings, arguments: In
     return seen, {"seen": flat, "target": loss, "test": () if data["test"] is None else loss}
 
 
-def _sweep(program: Program, adjoint: Adjoint, slots: Any, every: int, arguments: Inputs, carry: PyTree, weights: Array):
+def _sweep(program: Program, adjoint: Adjoint, shapes: Any, every: int, arguments: Inputs, carry: PyTree, weights: Array):
     steps = len(weights) - 1
-    leaves, structure = slots
-    rows = structure.unflatten([jnp.zeros((steps, *shape), dtype) for shape, dtype in leaves])
+    seen, slots = shapes(arguments, carry)
+    rows = jax.tree.map(lambda slot: jnp.zeros((steps, *slot.shape), slot.dtype), slots)
     last_only = jnp.zeros_like(weights).at[-1].set(weights[-1])
     result = adjoint.sweep(program, arguments._replace(rows=rows), (carry, jnp.zeros((), jnp.int32)), last_only)
     found = result.gradients.rows
+    numbers = found["seen"][::every]
+    leaves, structure = jax.tree.flatten(seen)
+    ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])[:-1]
+    parts = [x.reshape(-1, *leaf.shape) for x, leaf in zip(jnp.split(numbers, ends, axis=1), leaves, strict=True)]
     curves = {"target": jnp.append(found["target"], result.costs[-1]), "test": found["test"]}
-    return found["seen"][::every], curves, result.carry[0][0]
+    return jax.tree.unflatten(structure, parts), curves, result.carry[0][0]
 
 
-_compiled_sweep = functools.partial(jax.jit, static_argnames=("program", "adjoint", "slots", "every"))(_sweep)
+_compiled_sweep = functools.partial(jax.jit, static_argnames=("program", "adjoint", "shapes", "every"))(_sweep)
 
 
 def run(
@@ -263,29 +267,20 @@ def run(
       settings: what is measured.
 
     Returns:
-      (what `observe` gives, numpy arrays with a leading axis of measured steps; curves ``target`` [T+1] and ``test`` [T] at θ_0 … θ_{T−1}, or
-      () without a test set; θ_T).
+      (what `observe` gives, numpy arrays with a leading axis of measured steps; curves ``target`` [T+1] and ``test`` [T] at
+      θ_0 … θ_{T−1}, or () without a test set; θ_T).
 
     No example: see `olm.law.study`.
     """
     steps = len(weights) - 1
     functions = Task(task.init, task.losses, None, None, target_losses=task.target_losses)
     try:
-        program = _cached_program(functions, learner, policy, steps, settings)
+        program, shapes = _cached_program(functions, learner, policy, steps, settings)
     except TypeError:  # something unhashable among the arguments: build it anew, which only costs compilation
-        program = _program(functions, learner, policy, steps, settings)
+        program, shapes = _program(functions, learner, policy, steps, settings)
     values = jnp.asarray(weights, jnp.result_type(float))
     aux = (arguments.aux, arguments.rows, values[:-1])
     observed = Inputs((), (), aux, {**arguments.data, "phi": arguments.shared, "group": group})
-    seen, slots = _shapes(functions, learner, settings, observed, carry)
-    leaves, structure = jax.tree.flatten(slots)
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves), structure
     measure = _compiled_sweep if adjoint.traceable else _sweep
-    numbers, curves, params = measure(program, adjoint, shapes, settings.every, observed, carry, values)
-    leaves, structure = jax.tree.flatten(seen)
-    ends = np.cumsum([0, *(math.prod(leaf.shape) for leaf in leaves)])
-    host = np.asarray(numbers)
-    parts = [
-        host[:, start:end].reshape(-1, *leaf.shape) for start, end, leaf in zip(ends[:-1], ends[1:], leaves, strict=True)
-    ]
-    return structure.unflatten(parts), jax.tree.map(np.asarray, curves), params
+    seen, curves, params = measure(program, adjoint, shapes, settings.every, observed, carry, values)
+    return jax.tree.map(np.asarray, seen), jax.tree.map(np.asarray, curves), params

@@ -1,10 +1,11 @@
-"""Figures of the Learning Law from the tables of `olm.law.Study`: similarity, dropped examples, groups (Gu et al. 2024, Figures 6–10).
+"""Figures of the Learning Law from tables of a study: similarity, dropped examples, groups (Gu et al. 2024, Figures 6–10).
 
 `figures` says what a file of such tables allows, with a heading and how to read each; it reads plain arrays and knows no study.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -343,7 +344,7 @@ def by_group(
     2
     """
     steps, values = numbers(at, "the steps"), numbers(values_Sx2, "the groups' values", 2)
-    sides = [(values, {"linewidth": 1.6}, "")]
+    sides: list[tuple[np.ndarray, dict[str, Any], str]] = [(values, {"linewidth": 1.6}, "")]
     if baseline_Sx2 is not None:
         sides.append(
             (numbers(baseline_Sx2, "the baseline's values", 2), {"linewidth": 0.9, "linestyle": "--"}, ", uniform weights")
@@ -360,7 +361,15 @@ def by_group(
 
 
 class LawFigure(NamedTuple):
-    """A figure that the tables allow: its heading, how to read it, and ``draw(ax)``."""
+    """A figure that the tables allow.
+
+    Attributes:
+      title: its heading.
+      caption: how to read it.
+      draw: ``draw(ax)`` returns the axes.
+
+    No example: see `figures`.
+    """
 
     title: str
     caption: str
@@ -369,6 +378,14 @@ class LawFigure(NamedTuple):
 
 def _power(threshold: float) -> str:
     return "0" if threshold == 0 else f"{threshold:g} of 1/N"
+
+
+def _dropped(at: Any, lines: Any, ax: Any) -> Any:
+    return dropped_examples(at, lines, ax, xlabel="training step")
+
+
+def _grouped(at: Any, values: Any, baseline: Any, what: str, ax: Any) -> Any:
+    return by_group(at, values, ax, baseline_Sx2=baseline, ylabel=what)
 
 
 def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) -> dict[str, LawFigure]:
@@ -394,8 +411,8 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
     result = {
         "law_similarity": LawFigure(
             "Do all examples contribute alike?",
-            "The mean contribution ∇L·∇ℓₙ over the spread among examples with weight: infinite where the Learning Law holds exactly. "
-            "Thin lines: against the gradient on held-out data.",
+            "The mean contribution ∇L·∇ℓₙ over the spread among examples with weight: infinite where the Learning Law holds "
+            "exactly. Thin lines: against the gradient on held-out data.",
             lambda ax: over_steps(at, similar, ax, looks=looks),
         ),
         "law_similarity_costate": LawFigure(
@@ -405,8 +422,8 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
         ),
         "law_gap": LawFigure(
             "The distance from an optimum",
-            "How far each step's weights are from the exact condition: zero where all weight is on the examples that help the rest "
-            "of the run most. Below uniform weights' line is better.",
+            "How far each step's weights are from the exact condition: zero where all weight is on the examples that help the "
+            "rest of the run most. Below uniform weights' line is better.",
             lambda ax: over_steps(at, gaps, ax, looks=pair, ylabel="Σₙ γₙ (Gₙ − min G), G = ∂J/∂γ (nats)", log_y=True),
         ),
     }
@@ -419,15 +436,15 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
         lines = {_power(z): (share[:, place], everything[:, place]) for place, z in enumerate(thresholds)}
         result[f"law_dropped_{name}"] = LawFigure(
             f"Are harmful examples dropped? ({name})",
-            "Of the examples whose contribution is 0 or less at a step, the share whose weight is zero, for several meanings of zero. "
-            "Thin: the share of all examples with such a weight.",
-            lambda ax, lines=lines: dropped_examples(at, lines, ax, xlabel="training step"),
+            "Of the examples whose contribution is 0 or less at a step, the share whose weight is zero, for several "
+            "meanings of zero. Thin: the share of all examples with such a weight.",
+            functools.partial(_dropped, at, lines),
         )
     if "kept" in found:
         kept = found["kept"]
         result["law_learned"] = LawFigure(
             "Do learned examples lose their weight?",
-            "The weights of examples that the model has learned, over the largest weight of their step, beside those of all examples.",
+            "The weights of examples that the model has learned, over the largest weight of their step; dashed: all examples.",
             lambda ax: learned_weights(kept["weights"], kept["losses"], ax),
         )
         if (np.asarray(kept["target"]) > 0).any():
@@ -443,8 +460,6 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
             result[f"law_group_{key}"] = LawFigure(
                 f"Corrupted and clean examples: {what.split(' ∇')[0]}",
                 "Means over the examples of each group at each step. Dashed: with uniform weights.",
-                lambda ax, key=key, what=what: by_group(
-                    at, group[key], ax, baseline_Sx2=None if base is None else base[key], ylabel=what
-                ),
+                functools.partial(_grouped, at, group[key], None if base is None else base[key], what),
             )
     return result

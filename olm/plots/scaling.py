@@ -274,11 +274,11 @@ def law_curves(curves: Sequence[Mapping[str, Any]], ax: Any = None, *, errors: b
 
 
 def improvement(
-    baseline: tuple[Any, Any],
-    found: tuple[Any, Any],
+    steps: Any,
+    baseline: Any,
+    found: Any,
     L0: float,
-    baseline_fit: tuple[float, float],
-    found_fit: tuple[float, float],
+    fits: tuple[tuple[float, float], tuple[float, float]],
     ax: Any = None,
     *,
     t0: float = 1.0,
@@ -287,9 +287,10 @@ def improvement(
     """L − L0 against t, both logarithmic, for two policies with the line that each follows, (B/t)^β, and its equation.
 
     Args:
-      baseline, found: (steps [n], losses [n]), nats.
+      steps: [n].
+      baseline, found: [n] losses, nats.
       L0: the irreducible loss both share.
-      baseline_fit, found_fit: (B, β) of each.
+      fits: ((B, β) of the baseline, (B, β) of the found policy).
       ax: axes to draw on; None: a new figure.
       t0: the lines are drawn from this step on; earlier points are pale.
       labels: of the two.
@@ -303,29 +304,25 @@ def improvement(
     Source: Gu et al. 2024, Figure 11 and Eq. 8.
 
     >>> t = np.arange(1, 50)
-    >>> ax = improvement((t, 1 + (9 / t) ** 0.5), (t, 1 + (3 / t) ** 0.6), 1.0, (9.0, 0.5), (3.0, 0.6))
+    >>> ax = improvement(t, 1 + (9 / t) ** 0.5, 1 + (3 / t) ** 0.6, 1.0, ((9.0, 0.5), (3.0, 0.6)))
     >>> ax.get_title("left")
     'B −66.7%, β +20.0%'
     """
-    curves = []
-    for steps, losses, what in ((*baseline, "the baseline's"), (*found, "the found")):
-        pair = numbers(steps, f"{what} steps"), numbers(losses, f"{what} losses")
-        _same_length(steps=pair[0], losses=pair[1])
-        curves.append(pair)
-    fits = (baseline_fit, found_fit)
+    t, *both = (numbers(v, n) for v, n in ((steps, "steps"), (baseline, "the baseline's losses"), (found, "the found losses")))
+    _same_length(steps=t, baseline=both[0], found=both[1])
     if not all(np.isfinite(value) and value > 0 for pair in fits for value in pair):
         raise InputError(f"the fits are {fits}: give a positive B and β for each curve")
+    even = np.unique(np.geomspace(1, len(t), 300).astype(int)) - 1  # as many points as the eye can tell apart
+    t = t[even]
     with drawing(ax, 5.6, 4.2) as ax:
-        for (t, losses), (B, beta), label, look, color in zip(
-            curves, fits, labels, (BASELINE, FOUND), (BLACK, BLUE), strict=True
-        ):
-            above = losses - L0
+        for losses, (B, beta), label, look, color in zip(both, fits, labels, (BASELINE, FOUND), (BLACK, BLUE), strict=True):
+            above = losses[even] - L0
             shown, late = (above > 0) & (t > 0), t >= t0
             ax.plot(t[shown & ~late], above[shown & ~late], ".", markersize=3, color=color, alpha=0.15)
-            ax.plot(t[shown & late], above[shown & late], ".", markersize=3.5, color=color, alpha=0.45)
+            ax.plot(t[shown & late], above[shown & late], ".", markersize=4, color=color, alpha=0.3)
             at = np.geomspace(max(t0, t[t > 0].min()), t.max(), 50)
             equation = f"{L0:.3g} + ({B:.3g}/t)$^{{{beta:.3f}}}$"
-            ax.plot(at, (B / at) ** beta, label=f"{label}: {equation}", **look)
+            ax.plot(at, (B / at) ** beta, label=f"{label}: {equation}", zorder=4, **look)
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set(xlabel="training step t", ylabel="L − L$_0$ (nats)")

@@ -5,9 +5,30 @@
 'L = E + A/N^α + B/D^β'
 """
 
-from olm.scaling import intervals, laws, problem, solve
+from olm.scaling import compute, curves, intervals, laws, problem, schedules, sizes, solve, steps, tables
+from olm.scaling.compute import Allocation, allocate, envelope, isoflop
 from olm.scaling.fit import Fit, fit
 from olm.scaling.holdout import holdout
 from olm.scaling.laws import Law, Parameter
 
-__all__ = ["Fit", "Law", "Parameter", "fit", "holdout", "intervals", "laws", "problem", "solve"]
+__all__ = [
+    "Allocation",
+    "Fit",
+    "Law",
+    "Parameter",
+    "allocate",
+    "compute",
+    "curves",
+    "envelope",
+    "fit",
+    "holdout",
+    "intervals",
+    "isoflop",
+    "laws",
+    "problem",
+    "schedules",
+    "sizes",
+    "solve",
+    "steps",
+    "tables",
+]

@@ -29,7 +29,7 @@ import numpy as np
 
 from olm.errors import DivergenceError, InputError, check_kinds, check_whole
 from olm.scaling import solve
-from olm.scaling.fit import ON_BOUND, Fit, _result
+from olm.scaling.fit import ON_BOUND, Fit, describe
 from olm.scaling.intervals import covariance
 from olm.scaling.laws import Law, Parameter
 from olm.scaling.problem import Problem, grid, pose
@@ -363,7 +363,7 @@ def fit_curves(
     bound = np.minimum(np.abs(x - lower), np.abs(upper - x)) <= ON_BOUND * np.maximum(1, np.abs(x))
     status = np.array([solve.CONVERGED if converged else solve.EXHAUSTED])
     end = solve.Solutions(x[None], np.array([value]), status, np.zeros(1, int))
-    found = _result(problem, end, 0, bound, covariance(problem, x, ~bound), level, None, None)
+    found = describe(problem, end, 0, bound, covariance(problem, x, ~bound), level, None, None)
     summary = {
         "starts": len(ends),
         "converged": sum(good for _, _, good in ends),

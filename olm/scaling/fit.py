@@ -300,7 +300,7 @@ def fit(
         assert key is not None
         others = _distinct(found, best)
         samples, report = _intervals.bootstrap(problem, x, others, grid(problem), int(bootstrap), key, labels)
-    return _result(problem, found, best, bound, spread, level, samples, report)
+    return describe(problem, found, best, bound, spread, level, samples, report)
 
 
 def _own(problem: Problem) -> dict[str, np.ndarray]:
@@ -349,7 +349,7 @@ def _refuse_unidentified(problem: Problem, starts: np.ndarray) -> None:
         )
 
 
-def _result(
+def describe(
     problem: Problem,
     found: solve.Solutions,
     best: int,

@@ -188,7 +188,7 @@ def _by_least_squares(curves: Sequence[tuple[np.ndarray, np.ndarray]], start: St
             row += len(x)
         return result
 
-    best = None
+    best: Any = None
     # The sum of squares may have several minima along L0: from pure power laws to nearly flat tails.
     for level in [L0] if L0 is not None else [0.0, 0.5 * least, 0.8 * least, 0.95 * least, start.L0]:
         p = [level]
@@ -312,7 +312,7 @@ def on_common_steps(base: tuple[Array, Array], mine: tuple[Array, Array]) -> tup
     return steps, np.interp(steps, s, a), np.interp(steps, u, b)
 
 
-def _changes(fit: StepFit, end: float) -> dict[str, float]:
+def _changes(fit: StepFit, end: float) -> dict[str, Any]:
     (B1, B2), (b1, b2) = fit.B, fit.beta
     with np.errstate(all="ignore"):
         # Eq. 9 in logarithms, as B^(b1/b2) overflows.
@@ -391,15 +391,15 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in (name for name, value in runs[0].items() if isinstance(value, float) and not name.startswith("delta")):
         values = [run[name] for run in runs]
         positive = all(np.isfinite(v) and v > 0 for v in values)
-        ratio = positive and ("ratio" in name or name.startswith(("acceleration", "B_")))
-        result[name] = over_seeds(values, geometric=ratio)
-    for name, ratio, sign in (("delta_B_percent", "B_ratio", -1), ("delta_beta_percent", "beta_ratio", 1)):
+        logarithmic = positive and ("ratio" in name or name.startswith(("acceleration", "B_")))
+        result[name] = over_seeds(values, geometric=logarithmic)
+    for delta, ratio, sign in (("delta_B_percent", "B_ratio", -1), ("delta_beta_percent", "beta_ratio", 1)):
         if ratio in result:
             of = result[ratio]
             ends = [None if of[end] is None else 100 * sign * (of[end] - 1) for end in ("mean", "low", "high", "min", "max")]
             mean, low, high, least, most = ends if sign == 1 else (ends[0], ends[2], ends[1], ends[4], ends[3])
-            values = [run[name] for run in runs]
-            result[name] = {"mean": mean, "low": low, "high": high, "min": least, "max": most, "n": of["n"], "values": values}
+            values = [run[delta] for run in runs]
+            result[delta] = {"mean": mean, "low": low, "high": high, "min": least, "max": most, "n": of["n"], "values": values}
     return result
 
 

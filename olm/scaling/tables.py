@@ -99,6 +99,7 @@ def read_table(
     where: Mapping[str, str] | None = None,
     positive: Sequence[str] | None = None,
     flops_per_token: float = 6.0,
+    check_units: bool = True,
 ) -> Table:
     """Read columns of numbers from a CSV file with a header line.
 
@@ -110,6 +111,7 @@ def read_table(
       where: {the file's column: value}; rows with other values are passed over before anything else of them is read.
       positive: names of columns whose cells must be above 0; None: all that are read.
       flops_per_token: c of C = c N D.
+      check_units: refuse N or D whose largest is below 10⁴, which is what counts in billions look like.
 
     Returns:
       A `Table` with the ``needed`` columns and the ``optional`` ones found.
@@ -166,7 +168,8 @@ def read_table(
             raise InputError(
                 f"{name} has no column {wanted}: its columns are {', '.join(header)}; say which with --columns {wanted}=NAME{why}"
             )
-    _refuse_units(name, kept, found, [n for n in ("N", "D") if n in needed or n in optional], derived)
+    if check_units:
+        _refuse_units(name, kept, found, [n for n in ("N", "D") if n in needed or n in optional], derived)
     return Table(
         {wanted: found[wanted] for wanted in [*needed, *optional] if wanted in found},
         np.array([line for line, _ in kept]),
@@ -277,5 +280,6 @@ def _refuse_units(
             cause = " (from C = 6 N D: look at the unit of C)" if wanted in derived else ""
             unit = "parameters" if wanted == "N" else "tokens"
             raise InputError(
-                f"{name}, line {line}: {wanted} is at most {value:g} {unit}{cause}: give counts, not millions or billions"
+                f"{name}, line {line}: {wanted} is at most {value:g} {unit}{cause}: give counts, not millions or billions "
+                "(check_units=False, on the command line --any-units, if they are counts)"
             )
