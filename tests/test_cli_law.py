@@ -65,10 +65,17 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     drawn = {path.name for path in (copy / "figures").glob("law_*")}
     assert drawn == {f"law_{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert not list(copy.glob("**/.*.tmp"))
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "law.json" in page and all(
+        figure.title in page for figure in law_plots.figures(written["found"], written["uniform"]).values()
+    )
+    (copy / "law.npz").write_bytes(b"damaged")
+    assert main(["report", str(copy)]) == 0
+    assert "law.npz" in (copy / "report.html").read_text(encoding="utf-8")
 
 
 def test_flags_reach_the_study(copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_draw", lambda path, tables: [])
+    monkeypatch.setattr(command, "finish", lambda run, on_missing: None)
     assert command.run([str(copy), "--steps-between", "3", "--target-only", "--learned-share", "0.25", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     found = load_arrays(copy / "law.npz")["found"]
@@ -79,7 +86,7 @@ def test_flags_reach_the_study(copy: Path, capsys: pytest.CaptureFixture[str], m
 
 def test_a_replay_is_measured_too(searched: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the replay's own seed: its curve comes back."""
-    monkeypatch.setattr(command, "_draw", lambda path, tables: [])
+    monkeypatch.setattr(command, "finish", lambda run, on_missing: None)
     replay = Path(shutil.copytree(searched.parent / "replay", tmp_path / "replay"))
     assert command.run([str(replay), "--quiet"]) == 0
     np.testing.assert_array_equal(

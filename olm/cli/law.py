@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from olm import law
+from olm import baselines, law
 from olm import policy as policies
 from olm.cli import options as settings
-from olm.cli.common import parse, say
+from olm.cli.common import finish, parse, say
 from olm.cli.tasks import count, none_means
 from olm.errors import DivergenceError, InputError
 from olm.objective import area
@@ -64,7 +63,7 @@ def run(words: Sequence[str]) -> int:
         raise InputError(f"steps-between is {wanted.steps_between}: give at least 1")
     record, options = _open(wanted.run)
     file = record.path / "policy.npz"
-    policy, phi = policies.load(file)
+    policy, phi = policies.load(file, baselines.named)
     learner, adjoint = options.learner.build(options.learner.learning_rate), options.adjoint.build()
     objective = area() if record.config["kind"] == "train" else options.search.build_objective()
     key_data, key = options.training.keys()
@@ -103,23 +102,9 @@ def run(words: Sequence[str]) -> int:
     save_arrays(record.path / "law.npz", tables)
     about = {"policy": policy.name, "learned": wanted.learned, "learned_share": share, "steps_between": every}
     write_json(record.path / "law.json", {**summary, "settings": about, "versions": versions()})
-    drawn = _draw(record.path, tables)
     print(table(summary))
-    print(f"figures: {record.path / 'figures'} ({', '.join(drawn)})")
+    finish(record, on_missing=say)
     return 0
-
-
-def _draw(path: Path, tables: dict[str, Any]) -> list[str]:
-    from olm import plots
-    from olm.plots import law as law_plots
-
-    found = law_plots.figures(tables["found"], tables["uniform"])
-    for name, figure in found.items():
-        with plots.style():
-            axes = plots.new_figure(6.8, 4.0)
-            figure.draw(axes)
-            plots.save(axes.figure, path / "figures", name)
-    return list(found)
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from olm import plots
 from olm.errors import InputError
+from olm.plots.law import figures as law_figures
 from olm.records import Run, load_arrays
 
 __all__ = ["write_figures"]
@@ -60,6 +61,7 @@ class Facts(NamedTuple):
     summary: dict[str, Any]
     history: list[dict[str, Any]]
     curves: dict[str, np.ndarray]
+    law: dict[str, Any]
     missing: list[str]
 
 
@@ -92,7 +94,10 @@ def gather(path: str | os.PathLike[str]) -> Facts:
     history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet") if searched else []
     curves = read("curves.npz", lambda: load_arrays(run.path / "curves.npz"), {}, "the learning curves are written at the end")
     curves = {name: curve for name, curve in curves.items() if curve is not None} if isinstance(curves, dict) else {}
-    return Facts(run, summary, history, curves, missing)
+    # Only `olm law` writes it: a run without it lacks nothing.
+    measured = (run.path / "law.npz").exists()
+    law = read("law.npz", lambda: load_arrays(run.path / "law.npz"), {}, "") if measured else {}
+    return Facts(run, summary, history, curves, law if isinstance(law, dict) else {}, missing)
 
 
 def scalar(value: Any) -> float | None:
@@ -114,8 +119,8 @@ def _baseline_objective(facts: Facts) -> float | None:
     return scalar(facts.history[0].get("objective")) if facts.history and start == "uniform" else None
 
 
-def _drawings(facts: Facts) -> dict[str, Callable[[Any], Any]]:
-    """What draws each figure that there are numbers for, by file name."""
+def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
+    """Title, caption and drawing function of each figure that there are numbers for, by file name."""
     curves, summary = facts.curves, facts.summary
 
     def loss(which: str) -> Callable[[Any], Any]:
@@ -133,14 +138,19 @@ def _drawings(facts: Facts) -> dict[str, Callable[[Any], Any]]:
         found["weights_distribution"] = lambda ax: plots.weights_distribution(weights, steps, ax, n_examples=whole)
     if grid := mappings(summary.get("grid")):
         found["learning_rates"] = lambda ax: plots.learning_rate_grid(grid, ax)
-    return found
+    figures = {name: (*TEXTS[name], drawing) for name, drawing in found.items()}
+    if {"found", "uniform"} <= set(facts.law):
+        try:
+            figures |= law_figures(facts.law["found"], facts.law["uniform"])
+        except (InputError, KeyError, TypeError) as error:
+            facts.missing.append(f"law.npz cannot be drawn ({error}): run olm law again.")
+    return figures
 
 
 def draw(facts: Facts) -> list[Drawn]:
     """Write every figure there are numbers for; one that cannot be drawn becomes a line of ``missing``."""
     done = []
-    for name, drawing in _drawings(facts).items():
-        title, caption = TEXTS[name]
+    for name, (title, caption, drawing) in _drawings(facts).items():
         try:
             with plots.style():
                 axes = plots.new_figure(6.8, 4.0)

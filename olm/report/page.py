@@ -40,6 +40,8 @@ _FILES = {
     "policy.npz": "the policy that was kept; olm.policy.load reads it",
     "params.npz": "the parameters at the end of training with it",
     "curves.npz": "learning curves and weights, what the figures show",
+    "law.json": "the Learning Law along the run: contributions, similarity, properties, from olm law",
+    "law.npz": "the same step by step, what its figures show",
     "state.npz": "where the search continues from",
 }
 
