@@ -32,7 +32,7 @@ def cells(path: Path) -> list[Any]:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"00_the_idea", "01_differentiate_training"} <= set(NAMES)
+    assert {"00_the_idea", "01_differentiate_training", "02_the_learning_law", "03_scaling_laws"} <= set(NAMES)
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
@@ -99,6 +99,19 @@ MEASURES = {
         "libraries": {name: accuracies[1] for name, accuracies in accuracies_of.items()},
         "wrong labels do harm": float((slope[wrong] > 0).mean()), "right labels do harm": float((slope[~wrong] > 0).mean()),
     }""",
+    "02_the_learning_law": """{
+        "similarity": [rows[name][place]["similarity"] for name in ("target", "test") for place in (0, -1)],
+        "gap": [rows["target"][place]["gap"] for place in (0, -1)], "at bound": fit.at_bound, "share": share.tolist(),
+        "in the long run": [properties[side]["noisy"]["costate"]["weight"] for side in ("uniform", "found")],
+        "zero": [float(properties["found"]["zero"][2]), float(properties["found"]["noisy"]["target"]["zero"][2])],
+        "exact zeros": float(exact["zero"][0]),
+    }""",
+    "03_scaling_laws": """{
+        "alpha": parts["last points, E known"].parameters["alpha"], "all": [found.parameters["alpha"], found.parameters["beta"]],
+        "largest": parts["largest size, steps 3 to 100"].intervals["beta"], "bias": held["bias_percent"],
+        "acceleration": measured["acceleration"]["mean"], "area": measured["area_ratio"]["mean"],
+        "along": [[row[name] for name in ("delta_B_percent", "delta_beta_percent")] for row in (along[0], along[-1])],
+    }""",
 }
 
 
@@ -146,6 +159,33 @@ def test_training_is_differentiated(measured: Callable[[str], dict[str, Any]]) -
     assert all(accuracy > 0.94 for accuracy in found["libraries"].values())
     assert found["wrong labels do harm"] > 0.8
     assert found["right labels do harm"] < 0.25
+
+
+@pytest.mark.slow
+def test_the_learning_law_is_measured(measured: Callable[[str], dict[str, Any]]) -> None:
+    """Contributions become alike on the target, not held out; what harms in the long run and wrong labels lose their weight."""
+    found = measured("02_the_learning_law")
+    target, test = found["similarity"][:2], found["similarity"][2:]
+    assert target[1] > 1.4 * target[0] and test[1] < 0.7 * test[0]
+    assert found["gap"][1] < 0.5 * found["gap"][0]
+    assert found["at bound"] is True
+    assert found["in the long run"][1] < 0.05 < 0.15 < found["in the long run"][0]
+    assert found["zero"][1] < 1.2 * found["zero"][0]  # the harmful are hardly dropped more often than all are
+    assert found["exact zeros"] > 0.05
+    assert found["share"][0] > 1.3 and found["share"][1] < 0.2
+
+
+@pytest.mark.slow
+def test_scaling_laws_are_fitted(measured: Callable[[str], dict[str, Any]]) -> None:
+    """The known exponents come from the rows where the law can hold, and what an improvement is called hangs on L0."""
+    found = measured("03_scaling_laws")
+    assert found["alpha"] == pytest.approx(0.5, abs=0.05)
+    assert found["all"][0] > 0.55 and found["all"][1] > 0.45
+    assert found["largest"][0] < 1 / 3 < found["largest"][1]
+    assert found["bias"] > 5
+    assert found["acceleration"] > 2 and found["area"] < 0.85
+    (low_B, low_beta), (high_B, high_beta) = found["along"]
+    assert low_B > 20 and low_beta < 20 and high_B < 0 and high_beta > 100
 
 
 def test_results_show_themselves() -> None:

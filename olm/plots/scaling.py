@@ -325,6 +325,8 @@ def improvement(
             ax.plot(at, (B / at) ** beta, label=f"{label}: {equation}", zorder=4, **look)
         ax.set_xscale("log")
         ax.set_yscale("log")
+        plain_log_axis(ax.xaxis)
+        plain_log_axis(ax.yaxis)
         ax.set(xlabel="training step t", ylabel="L − L$_0$ (nats)")
         (first, slow), (second, fast) = fits
         ax.set_title(f"B {_signed(second / first - 1)}, β {_signed(fast / slow - 1)}", loc="left")
