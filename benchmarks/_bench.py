@@ -78,7 +78,17 @@ def save(name: str, payload: Mapping[str, Any], args: argparse.Namespace | None 
         print("quick run: nothing recorded (--output FILE records it)")
         return None
     path = Path(output) if output is not None else RESULTS / f"{name}.json"
-    record = {"name": name, "command": _command(), "seeds": seeds, "settings": settings, "environment": environment(), **payload}
+    # Where a folder lies on this machine is no part of a result.
+    folders = {key: value for key, value in settings.items() if isinstance(value, Path)}
+    settings |= {key: _placed(value) for key, value in folders.items()}
+    record = {
+        "name": name,
+        "command": _command(folders.values()),
+        "seeds": seeds,
+        "settings": settings,
+        "environment": environment(),
+        **payload,
+    }
     text = json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -200,9 +210,18 @@ def _cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _command() -> str:
+def _placed(path: Path) -> str:
+    """A path within the repository as it is there; FOLDER for any other."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else "FOLDER"
+
+
+def _command(folders: Iterable[Path] = ()) -> str:
     script = Path(sys.argv[0]).resolve()
-    return shlex.join(["python", str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name, *sys.argv[1:]])
+    words = sys.argv[1:]
+    for folder in folders:
+        words = [word.replace(str(folder), _placed(folder)) for word in words]
+    return shlex.join(["python", str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name, *words])
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,8 @@
 ``--data DIR`` holds csv_25, csv_100 and csv_400 as in thu-yao-01-luo/MultiPowerLaw @
 8da9f1902602f3391b971a811e3cc51604541769, folder loss_curve_repo (MIT): nine schedules a model size, columns step, lr, loss.
 Fitted are cosine_24000, constant_24000 and wsdcon_9; scored are the other six, measures averaged over them. Without ``--data``
-only the recovery is run: three synthetic curves of the same schedules with independent noise of 1%, one draw a seed.
+only the recovery is run: three synthetic curves of the same schedules with independent noise of 1%, one draw a seed; and of
+L0 + (B/t)^β, by both criteria, two curves of 1,000 steps that share L0, twenty draws a seed.
 
     python benchmarks/curve_fits.py --data DIR [--quick] [--seeds 0 1 2]
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from olm.scaling.curves import LossCurve, annealing, fit_curves, leave_one_out, multi_power, predict_curve, schedule, score
 from olm.scaling.laws import Law
+from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps
 from olm.scaling.tables import read_table
 
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
@@ -119,11 +121,26 @@ def recovery(seed: int, quick: bool) -> dict[str, dict[str, float]]:
         unseen = blank("wsd_20000_24000")
         relative = predict_curve(found, unseen) / predict_curve(law, unseen, truth) - 1
         out[name] = {**errors, "unseen PredE": float(np.abs(relative).mean()), "converged": float(found.status == "converged")}
-    return out
+    return out | steps_recovered(rng, 2 if quick else 20)
+
+
+def steps_recovered(rng: np.random.Generator, draws: int) -> dict[str, dict[str, float]]:
+    """Mean error of L0, ln B, β and of ΔB and Δβ (percentage points) over some draws of two curves with 1% noise."""
+    t, truth = np.arange(1, 1001), ((300.0, 0.3), (100.0, 0.33))
+    errors: dict[str, list[list[float]]] = {CORRELATION: [], LEAST_SQUARES: []}
+    for _ in range(draws):
+        pair = [(t, (1 + (B / t) ** beta) * np.exp(0.01 * rng.normal(size=len(t)))) for B, beta in truth]
+        for criterion, rows in errors.items():
+            found = fit_steps(pair, criterion=criterion)
+            change = 100 * (truth[1][0] / truth[0][0] - found.B[1] / found.B[0])
+            slope = 100 * (found.beta[1] / found.beta[0] - truth[1][1] / truth[0][1])
+            rows.append([found.L0 - 1, np.log(found.B[0] / truth[0][0]), found.beta[0] - truth[0][1], change, slope])
+    names = ("L0", "ln B", "beta", "ΔB, points", "Δβ, points")
+    return {f"step law, {c}": dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) for c, rows in errors.items()}
 
 
 def main() -> None:
-    parser = _bench.parser(__doc__.splitlines()[0], seeds=range(5))
+    parser = _bench.parser(__doc__.splitlines()[0], seeds=range(20))
     parser.add_argument("--data", type=Path, default=None, help="folder with csv_25, csv_100 and csv_400")
     args = parser.parse_args()
     payload: dict[str, Any] = {}

@@ -450,9 +450,6 @@ def main() -> None:
         begin = time.perf_counter()
         results[name] = PUBLIC[name](args.data, args.quick, seed) if name in PUBLIC else SYNTHETIC[name](args.quick, seed)
         results[name]["section_seconds"] = time.perf_counter() - begin
-    if args.data is not None:  # where the folder lies on this machine is no part of a result
-        sys.argv = [argument.replace(str(args.data), "FOLDER") for argument in sys.argv]
-        args.data = "FOLDER"
     _bench.save("scaling_fits", {"sections": results}, args)
 
 

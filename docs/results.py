@@ -156,11 +156,152 @@ def import_time(result: dict[str, Any]) -> Iterator[Row]:
     yield f"`{result['olm']}` / `{result['libraries']}`, time", f"{result['ratio']:.2f}"
 
 
+def percent(value: float, decimals: int = 1) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.{decimals}f}%"
+
+
+def span(measure: dict[str, Any], shown: Callable[[float], str]) -> str:
+    """``mean [low, high]`` of an interval over seeds, each as ``shown`` has it."""
+    if measure.get("low") is None or measure.get("high") is None:
+        return shown(measure["mean"])
+    return f"{shown(measure['mean'])} [{shown(measure['low'])}, {shown(measure['high'])}]"
+
+
+def law(result: dict[str, Any]) -> Iterator[Row]:
+    """The Learning Law along runs: similarity, harmful examples dropped, what it costs."""
+    for claim in ("perceptron", "language"):
+        if claim not in result:
+            continue
+        count = seeds(result[claim])
+        for name, measures in result[claim]["summary"].items():
+            similar = "; ".join(f"{on} {estimate(measures[f'sim_{on}'], 3)}" for on in ("target", "test", "costate"))
+            yield f"Learning Law, {claim}, {name}: mean SIM; {count}", similar
+            if name.startswith("uniform"):
+                continue
+            dropped = ", ".join(
+                f"{on} {span(measures[f'harmful_zero_{on}@0.01'], percent)}" for on in ("target", "test", "costate")
+            )
+            yield (
+                f"property 4.1, {claim}, {name}: share of the harmful examples that weigh at most 10⁻²/N; {count}",
+                f"{dropped}; of all weights {span(measures['zero@0.01'], percent)}",
+            )
+    for row in result.get("cost", []):
+        yield row["what"], f"{row['ratio']:.2f}"
+
+
+def scaling_fits(result: dict[str, Any]) -> Iterator[Row]:
+    """Public tables refitted, recovery, time."""
+    sections = result["sections"]
+    for name, found in sections.get("approach3", {}).items():
+        if not isinstance(found, dict):
+            continue
+        fresh = sorted(run["seconds"] for run in found["fresh_process"])
+        starts = found["starts"]
+        yield (
+            f"Approach 3 on {name}, 4,500 starts, objective − published, exponents − published",
+            f"{found['objective_difference']:.1e}; α {found['alpha_difference']:.1e}, β {found['beta_difference']:.1e}",
+        )
+        yield (
+            "the same in fresh processes, compilation included; starts that converged, were given up, reached the best basin",
+            f"{fresh[0]:.1f} to {fresh[-1]:.1f} s; {starts['converged']}, {starts['abandoned']}, {starts['in_best_basin']}",
+        )
+    if "data_constrained" in sections:
+        part = sections["data_constrained"]
+        yield (
+            "data-constrained law, objective and R² at the published values, minus those published",
+            f"{part['objective_difference']:.1e}, {part['r2_difference']:.1e}",
+        )
+    if "over_training" in sections:
+        errors = ", ".join(f"{value:.1e}" for value in sections["over_training"]["error_differences"].values())
+        yield "over-training law, RedPajama extrapolation errors minus those published, percentage points", errors
+    for name, found in sections.get("recovery", {}).items():
+        if isinstance(found, dict):
+            covered = ", ".join(f"{parameter} {percent(share)}" for parameter, share in found["covered"].items())
+            yield f"{name}, noise 1%, {found['repeats']} repeats: inside the 95% interval of the delta method", covered
+    if "coverage" in sections:
+        part = sections["coverage"]
+        covered = ", ".join(f"{name} {percent(share)}" for name, share in part["covered"].items())
+        yield f"bootstrap intervals, Chinchilla, {part['repeats']} × {part['refits']} refits", covered
+    times_s = [part["seconds"] for part in sections.get("bootstrap", {}).values() if isinstance(part, dict)]
+    if times_s:
+        yield "1,000 bootstrap refits, Gemstones tables", f"{min(times_s):.1f} to {max(times_s):.1f} s"
+
+
+def curve_fits(result: dict[str, Any]) -> Iterator[Row]:
+    """Laws of loss curves: published scores, own fits, and what is recovered from noisy curves."""
+    rows = result.get("public", [])
+    if rows:
+        given = [row for row in rows if "all digits" in row]
+        yield (
+            f"multi-power law, published parameters on {len(given)} model sizes: published R², MAE, RMSE, PredE, WorstE",
+            "reproduced to every digit" if all(row["all digits"] for row in given) else "not reproduced",
+        )
+        for fit in dict.fromkeys(row["fit"] for row in rows if "r2 - published" in row):
+            own = [row for row in rows if row["fit"] == fit]
+            figures = ", ".join(f"{row['size']}M {row['r2 - published']:.5f}" for row in own)
+            yield f"own fit of three curves, {fit}: R² of the six others minus that of the published multi-power law", figures
+    for fit, measures in result["recovery"].items():
+        biases = ", ".join(
+            f"{name} {span(value, lambda x: f'{x:.4f}')}" for name, value in measures.items() if name != "converged"
+        )
+        yield f"recovery, noise 1%, {fit}: mean error; {next(iter(measures.values()))['n']} seeds", biases
+
+
+def scaling_improvement(result: dict[str, Any]) -> Iterator[Row]:
+    """ΔB, Δβ and the acceleration of every rung, held out."""
+    for claim, parts in result["claims"].items():
+        for rung, found in parts.get("ladder", {}).get("rungs", {}).items():
+            summary = found["summary"]
+            changes = "; ".join(
+                f"{fit}: ΔB {span(summary[fit]['delta_B_percent'], lambda x: f'{x:.1f}')}%, "
+                f"Δβ {span(summary[fit]['delta_beta_percent'], lambda x: f'{x:.1f}')}%"
+                for fit in ("correlation", "least squares", "L0 = 0.051")
+            )
+            measured = f"acceleration {estimate(summary['measured']['acceleration'], unit='×')}"
+            yield f"scaling law of a run, stories {rung}, claim ({claim}), held out; {seeds(found)}", f"{changes}; {measured}"
+        laws = parts.get("sizes", {}).get("laws")
+        if laws:
+            ratios_of = "; ".join(f"{name.replace('_', ' ')} {estimate(value)}" for name, value in laws["summary"].items())
+            yield (
+                f"scaling laws over {len(laws['sizes'])} model sizes, claim ({claim}), policy / uniform; {seeds(laws)}",
+                ratios_of,
+            )
+
+
+def _policies(task: str, result: dict[str, Any]) -> Iterator[Row]:
+    for name, measures in result["summary"].items():
+        if name.startswith("uniform"):
+            continue
+        paid, each = measures["obtain_products"]["mean"], measures["run_products"]["mean"]
+        gains = f"area ratio {estimate(measures['area_ratio'], 3)}, final-loss ratio {estimate(measures['final_ratio'], 3)}"
+        yield (
+            f"{task}, policy {name}, held out; {seeds(result)}",
+            f"{gains}; found for {paid:.0f} training runs, each run costs {each:.2f}",
+        )
+
+
+def policies_compared_perceptron(result: dict[str, Any]) -> Iterator[Row]:
+    """Policies on the perceptron."""
+    return _policies("perceptron", result)
+
+
+def policies_compared_labels(result: dict[str, Any]) -> Iterator[Row]:
+    """Policies on the perceptron with flipped labels."""
+    return _policies("perceptron, 30% of the labels flipped", result)
+
+
+def policies_compared_stories(result: dict[str, Any]) -> Iterator[Row]:
+    """Policies on stories."""
+    return _policies("stories", result)
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     function.__name__: function
     for function in (
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
-        cost, exactness, peer, import_time,
+        law, scaling_improvement, policies_compared_perceptron, policies_compared_labels, policies_compared_stories,
+        scaling_fits, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
 

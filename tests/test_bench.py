@@ -75,6 +75,18 @@ def test_saved_record_is_complete_and_strict_json(bench, tmp_path, monkeypatch) 
     assert [file.name for file in path.parent.iterdir()] == ["demo.json"]
 
 
+def test_a_record_does_not_say_where_folders_lie_on_the_machine(bench, tmp_path, monkeypatch) -> None:
+    words = ["--data", str(tmp_path / "tables"), "--runs", str(bench.ROOT / "runs" / "demo")]
+    monkeypatch.setattr(sys, "argv", [str(bench.ROOT / "benchmarks" / "demo.py"), *words])
+    parser = bench.parser("demo")
+    for name in ("--data", "--runs"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args([*words, "--output", str(tmp_path / "demo.json")])
+    record = json.loads(bench.save("demo", {}, args).read_text(encoding="utf-8"))
+    assert record["settings"] == {"quick": False, "data": "FOLDER", "runs": "runs/demo"}
+    assert record["command"] == "python benchmarks/demo.py --data FOLDER --runs runs/demo"
+
+
 def test_failed_write_leaves_the_old_record(bench, tmp_path, monkeypatch) -> None:
     path = tmp_path / "demo.json"
     path.write_text("old", encoding="utf-8")
