@@ -88,7 +88,13 @@ def perceptron(seed: int, quick: bool) -> tuple[dict[str, dict[str, Any]], dict[
     """Uniform weights and the searches."""
     task, steps, key = setting(seed, quick)
     fresh, learn = task._replace(target=task.draw(jax.random.key(2000 + seed), 4096)), learner(RATE)
-    arguments: dict[str, Any] = {"steps": steps, "key": jax.random.split(key)[0], "adjoint": olm.adjoint.direct(), "keep": 512}
+    arguments: dict[str, Any] = {
+        "steps": steps,
+        "key": jax.random.split(key)[0],
+        "adjoint": olm.adjoint.direct(),
+        "keep": 512,
+        "every": 1,
+    }
     uniform = olm.policy.uniform()
     studies = {
         "uniform": law.study(task, learn, uniform, (), **arguments),
@@ -116,7 +122,7 @@ def path(seed: int, quick: bool) -> tuple[dict[str, Any], dict[str, list[law.Stu
     """The first search at 1, 2, 4 … evaluations: rows for target and test, and the fit of Figure 7."""
     task, steps, key = setting(seed, quick)
     learn, studies, counts = learner(RATE), [], (1, 2, 3, 4) if quick else (1, 2, 4, 8, 12, 16, 24, 32, 40)
-    arguments: dict[str, Any] = {"steps": steps, "key": jax.random.split(key)[0], "adjoint": olm.adjoint.direct()}
+    arguments: dict[str, Any] = {"steps": steps, "key": jax.random.split(key)[0], "adjoint": olm.adjoint.direct(), "every": 1}
     studies.append(law.study(task, learn, olm.policy.uniform(), (), **arguments))
     for count in counts:
         adjoint = olm.adjoint.direct(residuals=True)
@@ -139,7 +145,13 @@ def language(seed: int, quick: bool) -> tuple[dict[str, dict[str, Any]], dict[st
     built, steps, key = generated(seed, quick), 10 if quick else CPU.steps, jax.random.key(1000 + seed)
     learn = language_learner(CPU.rate)
     solution = olm.find_policy(built.task, learn, steps=steps, key=key, **{**SEARCH, "evaluations": 2 if quick else 10})
-    arguments: dict[str, Any] = {"steps": steps, "key": jax.random.split(key)[0], "adjoint": olm.adjoint.direct(), "keep": 256}
+    arguments: dict[str, Any] = {
+        "steps": steps,
+        "key": jax.random.split(key)[0],
+        "adjoint": olm.adjoint.direct(),
+        "keep": 256,
+        "every": 1,
+    }
     arguments |= {"group": np.asarray(built.corrupted), "quantile": 0.05}
     studies = {
         "uniform": law.study(built.task, learn, olm.policy.uniform(), (), **arguments),
@@ -164,7 +176,7 @@ def cost(quick: bool, repeats: int) -> list[dict[str, Any]]:
         phi = jax.numpy.full((length, size), 1 / size, jax.numpy.result_type(float))
         arguments: dict[str, Any] = {"steps": length, "key": jax.random.key(0)}
         for label, adjoint in adjoints.items() if name == "perceptron" else [("stored", adjoints["stored"])]:
-            for every in (1, 2, 4):
+            for every in (1, 2, 8):
                 for held_out in (False, True):
 
                     def measured(a=adjoint, e=every, h=held_out, t=task, x=learn, p=policy, f=phi, k=arguments) -> Any:

@@ -38,7 +38,7 @@ task = perceptron(jax.random.key(0), width=32, examples=512, targets=256, tests=
 learner = olm.Learner(optax.sgd(0.1))
 steps, key = 500, jax.random.key(1)
 key_train, _ = jax.random.split(key)  # find_policy splits its key like this: for training, and for samples of the target
-run = {"steps": steps, "key": key_train, "adjoint": olm.adjoint.direct(), "keep": 256}
+run = {"steps": steps, "key": key_train, "adjoint": olm.adjoint.direct(), "keep": 256, "every": 1}
 
 # %% [markdown]
 # ## A path to a good policy

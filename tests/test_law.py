@@ -268,3 +268,10 @@ def test_settings_that_mean_nothing_are_refused(settings: dict, message: str) ->
         law.study(small_task(), LEARNERS["sgd"], olm.policy.uniform(), (), steps=3, key=KEY, **settings)
     with pytest.raises(InputError, match="at least four"):
         law.fit_similarity([1.0], [1.0])
+
+
+def test_a_long_run_is_measured_at_up_to_250_steps() -> None:
+    task = olm.Task(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, train=jnp.array([0.0, 2.0]), target=jnp.ones(1))
+    found = law.study(task, olm.Learner(optax.sgd(0.01)), olm.policy.uniform(), (), steps=501, key=jax.random.key(0))
+    assert found.at.tolist() == list(range(0, 501, 3))
+    assert found.curves["target"].shape == (502,)

@@ -31,7 +31,7 @@ class Law:
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """The folder of a search or a replay that has ended."""
-    steps_between: Annotated[int | None, count("so that about 500 steps are measured")] = None
+    steps_between: Annotated[int | None, count("so that up to 250 steps are measured")] = None
     """Measure contributions at steps 0, k, 2k …: less time, and the curves stay whole."""
     learned: float = 1e-6
     """An example of at most this loss (nats) is learned."""
@@ -81,7 +81,7 @@ def run(words: Sequence[str]) -> int:
     with explained(record.path, "write to"):
         (record.path / "figures").mkdir(exist_ok=True)
 
-    every, share = wanted.steps_between or max(1, steps // 500), wanted.learned_share
+    share = wanted.learned_share
     if share is None and options.task.name == "language":
         share = 0.05  # no sequence is ever learned to 1e-6 nats a token
     studies = {}
@@ -90,7 +90,7 @@ def run(words: Sequence[str]) -> int:
             say(f"measuring along {'uniform weights' if side == 'uniform' else file}")
         studies[side] = law.study(
             task, learner, which, parameters, steps=steps, key=key_train, objective=objective, adjoint=adjoint,
-            keep=KEPT, every=every, group=built.group, learned=wanted.learned, quantile=share,
+            keep=KEPT, every=wanted.steps_between, group=built.group, learned=wanted.learned, quantile=share,
             held_out=not wanted.target_only,
         )  # fmt: skip
     summary = {side: study.summary() for side, study in studies.items()}
@@ -100,7 +100,12 @@ def run(words: Sequence[str]) -> int:
             raise DivergenceError(f"training with {whose} is not finite: nothing was written; search at a lower learning rate")
     tables = {side: study.tables() for side, study in studies.items()}
     save_arrays(record.path / "law.npz", tables)
-    about = {"policy": policy.name, "learned": wanted.learned, "learned_share": share, "steps_between": every}
+    about = {
+        "policy": policy.name,
+        "learned": wanted.learned,
+        "learned_share": share,
+        "steps_between": studies["found"].settings.every,
+    }
     write_json(record.path / "law.json", {**summary, "settings": about, "versions": versions()})
     print(table(summary))
     finish(record, on_missing=say)
