@@ -120,6 +120,13 @@ def _number(value: Any, form: str) -> str:
     return "–" if value is None or isinstance(value, str) else format(value, form)
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
+    return ["  ".join(map(format, row, places)).rstrip() for row in rows]
+
+
 def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "found") -> str:
     """Two curves side by side, from the dict of `olm.search.compare`."""
     rows = [[f"measured on {measures['measured_on']}", baseline, found, "found / uniform"]]
@@ -135,9 +142,7 @@ def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "
     rows.append(["step length", "", "", _number(measures["step_length_ratio"], ".3f")])
     rows.append(["acceleration", "", "", f"{_number(measures['acceleration'], '.3g')}×"])
     rows.append(["acceleration, first crossing", "", "", f"{_number(measures['acceleration_first'], '.3g')}×"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    places = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
-    return "\n".join("  ".join(map(format, row, places)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def finish(run: Run, on_missing: Callable[[str], None] | None = None) -> Path:

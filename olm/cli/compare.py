@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import Positional, arg
 
-from olm.cli.common import parse
+from olm.cli.common import aligned, parse
 from olm.errors import InputError
 from olm.records.files import explained, write_json
 from olm.scaling.sizes import improvement_over_sizes
@@ -84,20 +84,15 @@ def _estimate(of: Mapping[str, Any] | None, unit: str = "") -> str:
     return mean if of["low"] is None else f"{mean} [{_number(of['low'])}, {_number(of['high'])}]"
 
 
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
 def _table(found: Mapping[str, Any]) -> str:
     """One pair of curves, or several over seeds: what was measured, and both fits side by side."""
     summary = found["summary"]
     measured = summary["measured"]
-    rows = [["measured", "mine against base", ""]]
-    rows.append(["acceleration", _estimate(measured.get("acceleration"), "×"), "stays at or below the baseline's last loss"])
-    rows.append(["acceleration, first crossing", _estimate(measured.get("acceleration_first"), "×"), ""])
-    rows += [[f"{name} ratio", _estimate(measured[f"{name}_ratio"]), "below 1 is better"] for name in ("area", "final")]
-    rows.append(["L0 + (B/t)^β", "greatest correlation", "least squares"])
+    rows = [["measured", "mine against base"]]
+    rows.append(["acceleration, stays at or below the baseline's last loss", _estimate(measured.get("acceleration"), "×")])
+    rows.append(["acceleration, first crossing", _estimate(measured.get("acceleration_first"), "×")])
+    rows += [[f"{name} ratio, below 1 is better", _estimate(measured[f"{name}_ratio"])] for name in ("area", "final")]
+    fits = [["L0 + (B/t)^β", "greatest correlation", "least squares"]]
     shown = {
         "ΔB = 1 − B₂/B₁": ("delta_B_percent", "%"), "Δβ = β₂/β₁ − 1": ("delta_beta_percent", "%"),
         "acceleration of the law": ("acceleration_predicted", "×"), "L0": ("L0", ""), "t0": ("t0", ""),
@@ -105,8 +100,8 @@ def _table(found: Mapping[str, Any]) -> str:
         "r², base": ("r2_base", ""), "r², mine": ("r2_mine", ""),
     }  # fmt: skip
     for label, (name, unit) in shown.items():
-        rows.append([label, *(_estimate(summary[criterion].get(name), unit) for criterion in (CORRELATION, LEAST_SQUARES))])
-    return _aligned(rows)
+        fits.append([label, *(_estimate(summary[criterion].get(name), unit) for criterion in (CORRELATION, LEAST_SQUARES))])
+    return "\n".join([*aligned(rows), "", *aligned(fits)])
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
@@ -171,7 +166,11 @@ def run(words: Sequence[str]) -> int:
             print(f"note: {note}")
         print()
     if laws is not None:
-        print(_aligned([["laws over model sizes", "mine / base"], *([k, _estimate(v)] for k, v in laws["summary"].items())]))
+        print(
+            "\n".join(
+                aligned([["laws over model sizes", "mine / base"], *([k, _estimate(v)] for k, v in laws["summary"].items())])
+            )
+        )
         if len(sizes) < 4:
             print(f"note: {len(sizes)} sizes; a law over sizes says little below 4")
     if options.output is not None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tyro.conf import Positional, arg
 
-from olm.cli.common import parse
+from olm.cli.common import aligned, parse
 from olm.errors import InputError
 from olm.records import atomic_write, write_json
 from olm.records.files import explained
@@ -99,12 +99,6 @@ def _shown(value: float) -> str:
     return f"{value:.5f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.6g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows]  # fmt: skip
-
-
 def _described(found: Fit) -> list[str]:
     """The law, how the fit went, and a table of its parameters."""
     starts = found.starts_summary
@@ -127,7 +121,7 @@ def _described(found: Fit) -> list[str]:
         else:
             ends = ["on a bound", ""] if name in found.at_bounds else [_shown(end) for end in found.intervals[name]]
         rows.append([name, _shown(value), *ends, *(map(_shown, resampled[name]) if resampled else [])])
-    lines += ["", *_aligned(rows)]
+    lines += ["", *aligned(rows)]
     if found.bootstrap is not None:
         done = found.bootstrap.summary()
         others = f"of {done['subset']} refitted from many starts {done['other_basin']} ended lower than from the optimum"
@@ -146,7 +140,7 @@ def _budget_lines(best: Allocation) -> list[str]:
             [f"{budget:.4g}", f"{N:.4g}", ends["N"], f"{D:.4g}", ends["D"], f"{D / N:.3g}", f"{best.loss[i]:.4f}", ends["loss"]]
         )
     kind = "delta method" if best.bootstrap is None else "bootstrap"
-    return ["", f"compute-optimal, C = {best.flops_per_token:g} N D, intervals by {kind}", *_aligned(rows)]
+    return ["", f"compute-optimal, C = {best.flops_per_token:g} N D, intervals by {kind}", *aligned(rows)]
 
 
 # --- laws of a table --------------------------------------------------------------------------------------------------
@@ -309,13 +303,13 @@ def _approach(options: Options) -> Outcome:
         powers.append(
             [name, *(f"{value:.5f}" for value in (law.exponent, *law.interval)), f"{law.coefficient:.4g}", f"{law.r2:.5f}"]
         )
-    lines += _aligned(powers)
+    lines += aligned(powers)
     picked = range(len(found.flops)) if found.parabolas is not None else np.linspace(0, len(found.flops) - 1, 9).astype(int)
     budgets = [["FLOPs", "N", "D", "D/N", "loss"]]
     for i in picked:
         budgets.append([f"{found.flops[i]:.4g}", f"{found.N[i]:.4g}", f"{found.D[i]:.4g}", f"{found.D[i] / found.N[i]:.3g}",
                         f"{found.loss[i]:.4f}"])  # fmt: skip
-    lines += ["", *_aligned(budgets)]
+    lines += ["", *aligned(budgets)]
     if found.parabolas is not None:
         lines.append(
             "note: parabolas are biased where α ≠ β and sizes are spread wide or off the optimum; compare with --law chinchilla"
@@ -388,7 +382,7 @@ def _law_of_curves(options: Options) -> Outcome:
         table = [[f"{title} curves", "rows", "R²", "MAE", "RMSE", "PredE", "WorstE"]]
         table += [[row["name"], str(row["n"]), *(f"{row[m]:.5f}" for m in measures)] for row in scores.rows]
         table.append(["mean", "", *(f"{scores.mean[m]:.5f}" for m in measures)])
-        lines += ["", *_aligned(table)]
+        lines += ["", *aligned(table)]
         record[title] = {"rows": list(scores.rows), "mean": scores.mean}
         for curve in group:
             predicted = predict_curve(found, curve)
@@ -426,7 +420,7 @@ def _law_of_steps(options: Options) -> Outcome:
             [path, _shown(B), _shown(beta), f"{r2:.5f}"]
             for path, B, beta, r2 in zip(options.tables, one.B, one.beta, one.r2, strict=True)
         ]
-        lines += _aligned(shown)
+        lines += aligned(shown)
     for place, (path, (steps, losses)) in enumerate(zip(options.tables, curves, strict=True)):
         late = steps > found[0].t0
         both = [one.predict(steps[late], place) for one in found]

@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from olm import baselines, law
 from olm import policy as policies
 from olm.cli import options as settings
-from olm.cli.common import finish, parse, say
+from olm.cli.common import aligned, finish, parse, say
 from olm.cli.tasks import count, none_means
 from olm.errors import DivergenceError, InputError
 from olm.objective import area
@@ -150,6 +150,4 @@ def table(summary: dict[str, Any]) -> str:
         add(f"{group}: weight ≤ 0.01/N", lambda s, g=group: s["groups"]["zero"][g])
         for name in names:
             add(f"{group}: mean contribution, {name}", lambda s, g=group, n=name: s["groups"][n][g])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    places = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
-    return "\n".join("  ".join(map(format, row, places)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
