@@ -237,15 +237,15 @@ CLAIMS = {"perceptron": perceptron, "path": path, "language": language}
 
 
 def main() -> None:
-    """Run what was asked for, print tables, save one JSON."""
+    """Run what was asked for, print tables, save one JSON for each part."""
     parser = _bench.parser(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--only", nargs="+", choices=["cost", *CLAIMS], default=["cost", *CLAIMS], help="what to measure")
     parser.add_argument("--repeats", type=int, default=15, help="pairs timed for the cost")
     parser.add_argument("--figures", type=Path, default=None, help="draw the first seed's figures into this folder")
     arguments = parser.parse_args()
-    quick, record = arguments.quick, {}
+    quick = arguments.quick
     if "cost" in arguments.only:
-        record["cost"] = cost(quick, 2 if quick else arguments.repeats)
+        _bench.save("law_cost", {"rows": cost(quick, 2 if quick else arguments.repeats)}, arguments)
     for claim in (name for name in CLAIMS if name in arguments.only):
         runs = []
         for seed in arguments.seeds[:1] if quick else arguments.seeds:
@@ -254,20 +254,14 @@ def main() -> None:
             print(f"{claim}, seed {seed} done", flush=True)
             if arguments.figures is not None and seed == arguments.seeds[0]:
                 draw(arguments.figures, claim, studies)
-            if claim != "path":
-                record[claim] = {"runs": runs}
-            else:
-                record[claim] = runs
             # After every seed: what is done is not lost.
-            _bench.save("law", {"run_seeds": arguments.seeds[: len(runs)], **record}, arguments)
+            summary = {} if claim == "path" else {"summary": _bench.summarise(runs)}
+            _bench.save(f"law_{claim}", {"run_seeds": arguments.seeds[: len(runs)], **summary, "runs": runs}, arguments)
         if claim == "path":
             for run in runs:
                 for name in ("target", "test"):
                     _bench.table({"evaluations": n, **row} for n, row in zip(run["evaluations"], run[name]["rows"], strict=True))
                     print(f"{name}: SIM = c·log(a / (b − CR)): {run[name]['fit']}")
-        else:
-            record[claim]["summary"] = _bench.summarise(runs)
-    _bench.save("law", {"run_seeds": arguments.seeds[:1] if quick else arguments.seeds, **record}, arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """By how much a found policy improves the coefficients of the scaling law: the benchmark against baseline scaling laws.
 
 Uniform weights and the policy that a search finds are compared on generated stories, half of the training sentences spoiled,
-always on held-out ones, in both claims: (a) at one learning rate, (b) each side at its own area-best rate, chosen on validation
-draws.
+always on held-out ones, in both claims: (a) plain gradient descent at the paper's learning rate, (b) each side at its own best
+rate, chosen on validation draws, gradients clipped.
 
 - `ladder`: steps T, examples N and vocabulary V grow together, as in Table 2 of Gu et al. 2024. At every rung both test curves
   are fitted by L0 + (B/t)^β with one L0 and t0, by the published criterion and by least squares (`olm.scaling.steps`): ΔB, Δβ,
@@ -54,7 +54,9 @@ class Rung:
       steps, examples, vocabulary: T, N, V.
       model: the transformer; its vocabulary is the rung's.
       grammar: of the stories; its vocabulary is the rung's.
-      rate, clip: gradient descent on all examples at once; the longest gradient, or None.
+      rate: of plain gradient descent on all examples at once, in claim (a); the paper's 0.1.
+      own_rate, clip: in claim (b) the rate at which the policy is searched, and the longest gradient, or None: at the rates
+        where the area is least, unclipped descent has spikes.
       evaluations: of the search.
       draws: fresh targets an evaluation.
       tests: held-out sequences.
@@ -67,7 +69,8 @@ class Rung:
     vocabulary: int
     model: TransformerConfig = CPU.task.model
     grammar: StoryConfig = CPU.task.grammar
-    rate: float = CPU.rate
+    rate: float = 0.1
+    own_rate: float = CPU.rate
     clip: float | None = CPU.clip
     evaluations: int = 10
     draws: int = CPU.target_draws
@@ -86,21 +89,29 @@ class Rung:
         config = Stories(self.model, grammar, examples=self.examples, targets=self.draws, tests=self.tests)
         return stories(jax.random.key(seed), config)
 
-    def learner(self, rate: float) -> Learner:
-        """The optimiser at a learning rate."""
-        descent = optax.sgd(rate) if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), optax.sgd(rate))
-        return Learner(descent, chunk_size=self.chunk)
+    def plain(self, rate: float) -> Learner:
+        """The optimiser of claim (a)."""
+        return Learner(optax.sgd(rate), chunk_size=self.chunk)
+
+    def clipped(self, rate: float) -> Learner:
+        """The optimiser of claim (b)."""
+        if self.clip is None:
+            return self.plain(rate)
+        return Learner(optax.chain(optax.clip_by_global_norm(self.clip), optax.sgd(rate)), chunk_size=self.chunk)
 
 
 def _paper(steps: int, examples: int, vocabulary: int) -> Rung:
     model = TransformerConfig(vocabulary=vocabulary, length=64, width=128, layers=2, heads=8)
     grammar = StoryConfig(vocabulary=vocabulary, topics=8, names=16)
-    return Rung(steps, examples, vocabulary, model, grammar, 0.1, None, 15, 512, 512, chunk=512, segment=64)
+    return Rung(steps, examples, vocabulary, model, grammar, 0.1, 0.1, None, 15, 512, 512, chunk=512, segment=64)
 
 
 def _wide(width: int) -> Rung:
     return Rung(200, 128, 224, dataclasses.replace(CPU.task.model, width=width))
 
+
+PAPER = "L0 = 0.051, t0 = T/10"
+"""The constants that the paper's own fit came to, for T = 4000."""
 
 TINY = TransformerConfig(length=8, width=8, layers=1, heads=2)
 PRESETS = {
@@ -121,11 +132,11 @@ PRESETS = {
 }
 
 
-def run(rung: Rung, seed: int, claims: str, folder: Path) -> dict[str, Any]:
-    """Test curves of both sides in the claims asked for, from ``folder`` where it has them already."""
-    folder = folder / f"{rung.name.replace(' ', '-')}-seed={seed}-claims={claims}"
+def run(rung: Rung, seed: int, claim: str, folder: Path) -> dict[str, Any]:
+    """Test curves of both sides in one claim, from ``folder`` where it has them already."""
+    folder = folder / f"{rung.name.replace(' ', '-')}-seed={seed}-claim={claim}"
     done = folder / "curves.npz"
-    settings = fingerprint(np.frombuffer(repr((rung, seed, claims)).encode(), np.uint8))
+    settings = fingerprint(np.frombuffer(repr((rung, seed, claim)).encode(), np.uint8))
     if done.exists():
         kept = load_arrays(done)
         if bytes(kept["settings"]).decode() != settings:
@@ -139,34 +150,27 @@ def run(rung: Rung, seed: int, claims: str, folder: Path) -> dict[str, Any]:
         search = folder / f"search-{rate:g}"
         return {"run_dir": search, "resume": (search / "config.json").exists()}
 
-    search = {"evaluations": rung.evaluations, "target_draws": rung.draws, "adjoint": adjoint}
-    result: dict[str, Any] = {}
-    begun = time.perf_counter()
-    if "b" in claims:
-        grid = best_rates(
-            language.task, rung.learner, learning_rate=rung.rate, steps=rung.steps, key=key, search_rates=[rung.rate],
-            on_search=folder_of, **search,
-        )  # fmt: skip
-        result |= {"b_base": grid.baseline.test, "b_mine": grid.found.test}
-        result |= {
-            f"b_rate_{side}": np.array(grid.learning_rates[name]) for side, name in (("base", "uniform"), ("mine", "found"))
-        }
-        result |= {f"b_{side}_path": curve.step_lengths.sum() for side, curve in (("base", grid.baseline), ("mine", grid.found))}
-        solution = grid.solution
+    shared: dict[str, Any] = {"steps": rung.steps, "key": key, "evaluations": rung.evaluations, "target_draws": rung.draws}
+    shared |= {"adjoint": adjoint, "save_every": 0}
+    if claim == "a":
+        solution = olm.find_policy(language.task, rung.plain(rung.rate), progress=True, **folder_of(rung.rate), **shared)
+        base, mine, rates = solution.baseline, solution.curve, (rung.rate, rung.rate)
     else:
-        learner = rung.learner(rung.rate)
-        solution = olm.find_policy(
-            language.task, learner, steps=rung.steps, key=key, progress=True, save_every=0, **folder_of(rung.rate), **search
+        grid = best_rates(
+            language.task, rung.clipped, learning_rate=rung.own_rate, search_rates=[rung.own_rate], on_search=folder_of, **shared
         )
-    result |= {"a_base": solution.baseline.test, "a_mine": solution.curve.test}
-    result |= {f"a_{side}_path": c.step_lengths.sum() for side, c in (("base", solution.baseline), ("mine", solution.curve))}
-    result |= {
-        "evaluation_seconds": np.array([row["seconds"] for row in solution.history]),
-        "seconds": np.array(time.perf_counter() - begun),
-        "entropy": np.array(language.entropy),
-        "parameters": np.array(sum(x.size for x in jax.tree.leaves(solution.curve.params))),
+        solution, base, mine = grid.solution, grid.baseline, grid.found
+        rates = (grid.learning_rates["uniform"], grid.learning_rates["found"])
+    found = {
+        "base": base.test,
+        "mine": mine.test,
+        "path_length_ratio": mine.step_lengths.sum() / base.step_lengths.sum(),
+        "rates": rates,
+        "evaluation_seconds": [row["seconds"] for row in solution.history],
+        "entropy": language.entropy,
+        "parameters": sum(x.size for x in jax.tree.leaves(mine.params)),
     }
-    result = {name: np.asarray(value) for name, value in result.items()}
+    result = {name: np.asarray(value) for name, value in found.items()}
     save_arrays(done, {**result, "settings": np.frombuffer(settings.encode(), np.uint8)})
     return result
 
@@ -176,30 +180,30 @@ def curves(runs: dict[int, dict[str, Any]], name: str) -> dict[int, tuple[np.nda
     return {seed: (np.arange(len(r[name])), np.asarray(r[name], np.float64)) for seed, r in runs.items()}
 
 
-def compared(runs: dict[int, dict[str, Any]], claim: str) -> dict[str, Any]:
+def compared(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """`olm.scaling.steps.improvement` of one rung, also with L0 at the source's entropy, and the curves, thinned."""
-    base, mine = (curves(runs, f"{claim}_{side}") for side in ("base", "mine"))
+    base, mine = (curves(runs, side) for side in ("base", "mine"))
     entropy = float(next(iter(runs.values()))["entropy"])
     result = step_law.improvement(base, mine)
     known = step_law.improvement(base, mine, L0=entropy)
     result["summary"]["L0 = entropy"] = known["summary"][step_law.CORRELATION]
     for one, other in zip(result["runs"], known["runs"], strict=True):
         one["L0 = entropy"] = other[step_law.CORRELATION]
-        one["path_length_ratio"] = float(runs[one["seed"]][f"{claim}_mine_path"] / runs[one["seed"]][f"{claim}_base_path"])
+        one["path_length_ratio"] = float(runs[one["seed"]]["path_length_ratio"])
     # ΔB and Δβ of the first seed for every L0 one might assume, the paper's 0.051 among them.
     first, least = next(iter(runs)), min(losses[1:].min() for of in (base, mine) for _, losses in of.values())
     levels = np.unique(np.r_[0.051, np.linspace(0, 0.99 * least, 23)])
     result["along_L0"] = step_law.along_L0(base[first], mine[first], levels)
-    paper = step_law.improvement(base, mine, L0=0.051)
-    result["summary"]["L0 = 0.051"] = paper["summary"][step_law.CORRELATION]
+    end = max(losses.size for _, losses in base.values()) - 1
+    paper = step_law.improvement(base, mine, L0=0.051, t0=end / 10)
+    result["summary"][PAPER] = paper["summary"][step_law.CORRELATION]
     kept = {}
     for side, of in (("base", base), ("mine", mine)):
         steps = step_law.thinned(*next(iter(of.values())))[0]
         kept["steps"] = steps.astype(int)
         kept[side] = {seed: losses[kept["steps"]].round(5) for seed, (_, losses) in of.items()}
-    timing = {seed: {k: r[k] for k in ("evaluation_seconds", "seconds")} for seed, r in runs.items()}
-    rates = {seed: {s: float(r[f"b_rate_{s}"]) for s in ("base", "mine")} for seed, r in runs.items() if claim == "b"}
-    return {**result, "entropy": entropy, "curves": kept, "timing": timing, "learning_rates": rates}
+    more = {seed: {name: r[name] for name in ("evaluation_seconds", "rates")} for seed, r in runs.items()}
+    return {**result, "entropy": entropy, "curves": kept, "seconds_and_rates": more}
 
 
 def show(rung: str, claim: str, result: dict[str, Any]) -> None:
@@ -216,7 +220,7 @@ def show(rung: str, claim: str, result: dict[str, Any]) -> None:
         "acceleration_predicted",
     )
     measured = ("acceleration", "acceleration_first", "area_ratio", "final_ratio")
-    criteria = (step_law.CORRELATION, step_law.LEAST_SQUARES, "L0 = entropy", "L0 = 0.051")
+    criteria = (step_law.CORRELATION, step_law.LEAST_SQUARES, "L0 = entropy", PAPER)
     wanted = {"measured": measured, **dict.fromkeys(criteria, fitted)}
     _bench.table(
         {"fit": part, "measure": name, **{k: result["summary"][part][name].get(k) for k in ("mean", "low", "high", "min", "max")}}
@@ -226,11 +230,11 @@ def show(rung: str, claim: str, result: dict[str, Any]) -> None:
     )
 
 
-def over_sizes(rungs: dict[str, dict[int, dict[str, Any]]], settings: dict[str, Rung], claim: str) -> dict[str, Any]:
+def over_sizes(rungs: dict[str, dict[int, dict[str, Any]]], settings: dict[str, Rung]) -> dict[str, Any]:
     """`olm.scaling.sizes.improvement_over_sizes` with E at the source's entropy."""
     first = settings[next(iter(rungs))]
     size = {name: float(next(iter(runs.values()))["parameters"]) for name, runs in rungs.items()}
-    base, mine = ({size[name]: curves(runs, f"{claim}_{side}") for name, runs in rungs.items()} for side in ("base", "mine"))
+    base, mine = ({size[name]: curves(runs, side) for name, runs in rungs.items()} for side in ("base", "mine"))
     entropy = float(next(iter(next(iter(rungs.values())).values()))["entropy"])
     return improvement_over_sizes(base, mine, tokens_per_step=first.examples * first.model.length, E=entropy)
 
@@ -254,22 +258,22 @@ def main() -> None:
     name = "scaling_improvement" + ("" if arguments.preset == "cpu" else f"_{arguments.preset}")
     # TF32 keeps ten bits: too few for a costate that is carried back through the whole run.
     with jax.default_matmul_precision("highest"):
-        for part in arguments.only:
+        for claim, part in ((claim, part) for claim in arguments.claims for part in arguments.only):
             rungs: dict[str, dict[int, dict[str, Any]]] = {rung.name: {} for rung in chosen[part]}
             for seed in arguments.seeds:
                 for rung in chosen[part]:
-                    rungs[rung.name][seed] = run(rung, seed, arguments.claims, arguments.runs)
-                    print(f"{rung.name}, seed {seed}: {rungs[rung.name][seed]['seconds']:.0f} s", flush=True)
-            for claim in arguments.claims:
-                found = {rung: compared(runs, claim) for rung, runs in rungs.items()}
-                for rung, result in found.items():
-                    show(rung, claim, result)
-                record = {"rungs": found}
-                if part == "sizes" and rungs:
-                    record |= {"laws": over_sizes(rungs, {rung.name: rung for rung in chosen[part]}, claim)}
-                    print(f"\nscaling laws over sizes, claim ({claim}): mine / base")
-                    _bench.table({"ratio": ratio, **value} for ratio, value in record["laws"]["summary"].items())
-                payload["claims"].setdefault(claim, {})[part] = record
+                    begun = time.perf_counter()
+                    rungs[rung.name][seed] = run(rung, seed, claim, arguments.runs)
+                    print(f"claim ({claim}), {rung.name}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+            found = {rung: compared(runs) for rung, runs in rungs.items()}
+            for rung, result in found.items():
+                show(rung, claim, result)
+            record = {"rungs": found}
+            if part == "sizes" and rungs:
+                record |= {"laws": over_sizes(rungs, {rung.name: rung for rung in chosen[part]})}
+                print(f"\nscaling laws over sizes, claim ({claim}): mine / base")
+                _bench.table({"ratio": ratio, **value} for ratio, value in record["laws"]["summary"].items())
+            payload["claims"].setdefault(claim, {})[part] = record
     _bench.save(name, payload, arguments)
 
 
