@@ -1,8 +1,8 @@
-"""Write the table of results into README.md, from the files of benchmarks/results: no number there is typed by hand.
+"""Write the tables of results, README.md's and docs/results.md, from benchmarks/results: no number there is typed by hand.
 
     python docs/results.py [--check]
 
-Files that are not there yet leave out their rows. ``--check`` writes nothing and fails where README differs. A row cites its
+Files that are not there yet leave out their rows. ``--check`` writes nothing and fails where a page differs. A row cites its
 file, and `tests/test_docs.py` looks its decimals up there.
 """
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "results.md"
 SECTION = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
 
 Row = tuple[str, str]
@@ -316,26 +317,42 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
 }  # fmt: skip
 
 
-def table(folder: Path = RESULTS) -> str:
-    """The rows of all results that are there, as a Markdown table."""
+# What README shows; the rest is one click away.
+HEADLINES = (
+    "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement", "law_perceptron",
+    "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "exactness", "peer",
+)  # fmt: skip
+HEAD = """# Results
+
+Every number that the benchmarks measured, from the files of [benchmarks/results](../benchmarks/results).
+`python docs/results.py` writes this page. [benchmarks/LOG.md](../benchmarks/LOG.md) says what was predicted, and what did not work.
+
+"""
+
+
+def table(names: Iterable[str] = tuple(ROWS), up: str = "", folder: Path = RESULTS) -> str:
+    """The rows of the results that are there, as a Markdown table; ``up`` leads from the page to the repository."""
     lines = ["| what | measured | from |", "|---|---|---|"]
-    for name, rows in ROWS.items():
+    for name in names:
         path = folder / f"{name}.json"
         if path.is_file():
-            cited = f"[{name}](benchmarks/results/{name}.json)"
-            lines += [f"| {what} | {figures} | {cited} |" for what, figures in rows(json.loads(path.read_text(encoding="utf-8")))]
+            cited = f"[{name}]({up}benchmarks/results/{name}.json)"
+            rows = ROWS[name](json.loads(path.read_text(encoding="utf-8")))
+            lines += [f"| {what} | {figures} | {cited} |" for what, figures in rows]
     return "\n".join(lines) + "\n" if len(lines) > 2 else "No results are committed yet.\n"
 
 
 def main() -> None:
-    """Rewrite the section, or compare."""
+    """Rewrite README's section and the page, or compare."""
     text = README.read_text(encoding="utf-8")
     if not SECTION.search(text):
         sys.exit("README.md has no section between <!-- results --> and <!-- /results -->")
-    new = SECTION.sub(lambda _: table(), text)
+    wanted = {README: SECTION.sub(lambda _: table(HEADLINES), text), PAGE: HEAD + table(up="../")}
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if new == text else "README.md does not show the committed results: run python docs/results.py")
-    README.write_text(new, encoding="utf-8")
+        stale = [path.name for path, new in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != new]
+        sys.exit(f"{', '.join(stale)}: not of the committed results; run python docs/results.py" if stale else 0)
+    for path, new in wanted.items():
+        path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
