@@ -325,7 +325,7 @@ HEADLINES = (
 HEAD = """# Results
 
 Every number that the benchmarks measured, from the files of [benchmarks/results](../benchmarks/results).
-`python docs/results.py` writes this page. [benchmarks/LOG.md](../benchmarks/LOG.md) says what was predicted, and what did not work.
+`python docs/results.py` writes this page. [benchmarks/LOG.md](../benchmarks/LOG.md) says what was predicted and what failed.
 
 """
 
