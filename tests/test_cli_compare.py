@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,26 @@ def test_missing_arguments_and_files_are_named(tmp_path: Path, capsys: pytest.Ca
         assert main(words) == 2
         said = capsys.readouterr().err
         assert complaint in said and said.count("\n") == 1
+
+
+def test_a_loss_that_rises_is_said_to_have_no_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write(tmp_path / "base.csv", 3000.0, 0.3)
+    rows = [f"{t},{2 + (t / 300) ** 0.5:.6f}" for t in range(0, 501, 10)]
+    (tmp_path / "rise.csv").write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
+    assert main(["compare", base, str(tmp_path / "rise.csv"), "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "does not fall beyond t0" in shown and re.search(r"ΔB = 1 − B₂/B₁ +– +–", shown)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["compare.json"]
+
+
+def test_what_only_one_table_has_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, mine = write(tmp_path / "b.csv", 3000.0, 0.3, seeds=3), write(tmp_path / "m.csv", 1000.0, 0.3, seeds=2)
+    assert main(["compare", base, mine]) == 0
+    assert "left out, as only one table has them: seeds 2" in capsys.readouterr().out
+    for words, complaint in (
+        (["--latest-share", "0"], "between 0 and 1"),
+        (["--L0", "-1"], "at least 0"),
+        (["--E", "1"], "several N"),
+    ):
+        assert main(["compare", base, mine, *words]) == 2
+        assert complaint in capsys.readouterr().err

@@ -116,12 +116,16 @@ def test_bad_settings_are_named() -> None:
     for settings, complaint in (
         ({"criterion": "best"}, "choose"),
         ({"latest_share": 1.0}, "between 0 and 1"),
+        ({"latest_share": 0.0}, "between 0 and 1"),
         ({"L0": 5.0}, "not below the least loss"),
         ({"L0": -1.0}, "at least 0"),
         ({"t0": 998}, "fewer than 8 steps"),
     ):
         with pytest.raises(InputError, match=complaint):
             fit_steps([law(300.0, 0.3)], **settings)
+        if "criterion" not in settings:
+            with pytest.raises(InputError, match=complaint):
+                improvement({0: law(300.0, 0.3)}, {0: law(100.0, 0.3)}, **settings)
     with pytest.raises(InputError, match="no curve"):
         fit_steps([])
     with pytest.raises(InputError, match="no seed is in both"):
@@ -146,3 +150,14 @@ def test_thinned_curves_keep_their_last_step() -> None:
     steps, losses = thinned(np.arange(1001), np.arange(1001) * 2.0, 20)
     assert steps[0] == 1 and steps[-1] == 1000 and len(steps) <= 20
     assert np.array_equal(losses, 2 * steps)
+
+
+def test_a_curve_that_does_not_fall_has_no_change_of_coefficients() -> None:
+    rising = T, 2 + (T / 300) ** 0.5
+    found = improvement({0: law(300.0, 0.3), 1: law(300.0, 0.3)}, {0: rising, 1: law(100.0, 0.3)})
+    for criterion in (CORRELATION, LEAST_SQUARES):
+        run = found["runs"][0][criterion]
+        assert run["beta_mine"] < 0 and "beta" in run["on_bound"]
+        assert np.isnan([run[name] for name in ("delta_B_percent", "delta_beta_percent", "acceleration_predicted")]).all()
+        assert np.isnan(found["summary"][criterion]["delta_B_percent"]["mean"])
+        assert np.isfinite(found["runs"][1][criterion]["delta_B_percent"])

@@ -43,6 +43,8 @@ class Compare:
     """The last t0 that may be chosen, as a share of the shorter run."""
     tokens_per_step: float | None = None
     """Tokens that a step reads: with several N the Chinchilla law is fitted too."""
+    E: Annotated[float | None, arg(name="E")] = None
+    """The irreducible loss of that law, where it is known; a single run's L0 is more, as its model is finite."""
     any_units: bool = False
     """Take N below 10,000 for counts, and not for billions."""
     output: str | None = None
@@ -73,7 +75,7 @@ def _curves(path: str, options: Compare) -> Curves:
 
 
 def _number(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{value:.4g}{unit}"
+    return "–" if value is None or value != value else f"{value:.4g}{unit}"
 
 
 def _estimate(of: Mapping[str, Any] | None, unit: str = "") -> str:
@@ -104,6 +106,23 @@ def _table(found: Mapping[str, Any]) -> str:
     return "\n".join([*aligned(rows), "", *aligned(fits)])
 
 
+def _left_out(base: Mapping[Any, Any], mine: Mapping[Any, Any], what: str) -> list[str]:
+    """A note on the seeds or sizes that only one side has."""
+    shown = ", ".join(f"{key:g}" for key in sorted({*base} ^ {*mine}))
+    return [f"left out, as only one table has them: {what} {shown}"] if shown and {*base} & {*mine} else []
+
+
+def _law_notes(laws: Mapping[str, Any]) -> list[str]:
+    """Fits over sizes that did not converge or ended on a bound."""
+    notes = []
+    for run in laws["runs"]:
+        for name, found in ((name, value) for name, value in run.items() if isinstance(value, Mapping)):
+            if found["status"] != "converged" or found["at_bounds"]:
+                bounds = f", on a bound: {', '.join(found['at_bounds'])}" if found["at_bounds"] else ""
+                notes.append(f"{name}, seed {run['seed']}: {found['status']}{bounds}; do not use its ratios")
+    return notes
+
+
 def _notes(found: Mapping[str, Any]) -> list[str]:
     """What has to be known before the figures are used."""
     notes = []
@@ -111,6 +130,9 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         notes.append("one pair of curves: no interval. Give several seeds (a column seed) to know how far the figures would move")
     for criterion in (CORRELATION, LEAST_SQUARES):
         bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}
+        if "beta" in bounds:
+            notes.append(f"{criterion}: a loss does not fall beyond t0 (β ≤ 0), so that ΔB and Δβ do not exist")
+        bounds -= {"beta"}
         if bounds:
             notes.append(f"{criterion}: {', '.join(sorted(bounds))} on a bound of what was tried; B and β depend on it")
         worst = min(run[criterion][side] for run in found["runs"] for side in ("r2_base", "r2_mine"))
@@ -119,22 +141,37 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _draw(found: Mapping[str, Any], base: Mapping[Any, Any], mine: Mapping[Any, Any], folder: Path, name: str) -> None:
+def _drawn(found: Mapping[str, Any], base: Mapping[Any, Any], mine: Mapping[Any, Any]) -> Any:
+    """The first seed's curves with their law; None where a curve does not fall, and so has none."""
+    from matplotlib.figure import Figure
+
     from olm import plots
     from olm.plots.scaling import improvement as figure
 
     run = found["runs"][0]
-    seed = run["seed"]
+    seed, fit = run["seed"], run[CORRELATION]
+    fits = (fit["B_base"], fit["beta_base"]), (fit["B_mine"], fit["beta_mine"])
+    if not all(0 < value < np.inf for pair in fits for value in pair):
+        return None
     curves = [side.get(seed, next(iter(side.values()))) for side in (base, mine)]
-    fit = run[CORRELATION]
+    labels = [f"{side}, seed {seed}" if len(found["runs"]) > 1 else side for side in ("baseline", "mine")]
     with plots.style():
-        from matplotlib.figure import Figure
-
         canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
-        fits = (fit["B_base"], fit["beta_base"]), (fit["B_mine"], fit["beta_mine"])
         axes = canvas.subplots()
-        figure(*on_common_steps(*curves), fit["L0"], fits, axes, t0=max(fit["t0"], 1.0), labels=("baseline", "mine"))
-        plots.save(canvas, folder, name)
+        figure(*on_common_steps(*curves), fit["L0"], fits, axes, t0=max(fit["t0"], 1.0), labels=tuple(labels))
+    return canvas
+
+
+def _write(folder: Path, record: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Everything is computed and drawn before; the record comes last."""
+    from olm import plots
+
+    with explained(folder, "make the folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with plots.style():
+        for name, canvas in figures.items():
+            plots.save(canvas, folder, name)
+    write_json(folder / "compare.json", record)
 
 
 def run(words: Sequence[str]) -> int:
@@ -147,38 +184,40 @@ def run(words: Sequence[str]) -> int:
     if not sizes:
         shown = [", ".join(f"{size:g}" for size in side) for side in (base, mine)]
         raise InputError(f"no N is in both: {options.base} has {shown[0]}, {options.mine} has {shown[1]}")
+    for flag in ("tokens_per_step", "E") if len(sizes) < 2 else ():
+        if getattr(options, flag) is not None:
+            raise InputError(
+                f"--{flag.replace('_', '-')} is of the law over several N, and {len(sizes)} N is in both: leave it out"
+            )
     settings = {"t0": options.t0, "L0": options.L0, "latest_share": options.latest_share}
     found = {size: improvement(base[size], mine[size], **settings) for size in sizes}
-    laws = None
+    lines, notes, laws = [], _left_out(base, mine, "N"), None
+    for size, result in found.items():
+        seeds = [*_left_out(base[size], mine[size], "seeds"), *_notes(result)]
+        lines += [*([f"N = {size:g}"] if size else []), _table(result), *(f"note: {note}" for note in seeds), ""]
     if len(sizes) > 1:
         both = ({size: side[size] for size in sizes} for side in (base, mine))
-        laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.L0, check_units=False)
+        try:
+            laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.E, check_units=False)
+        except InputError as error:  # each size has been compared already
+            notes.append(f"no law over model sizes: {error}")
+        else:
+            ratios = [[name, _estimate(value)] for name, value in laws["summary"].items()]
+            lines += aligned([["laws over model sizes", "mine / base"], *ratios])
+            notes += [
+                *_law_notes(laws),
+                *([f"{len(sizes)} sizes; a law over sizes says little below 4"] if len(sizes) < 4 else []),
+            ]
+    lines += [f"note: {note}" for note in notes]
     record = {
         "command": ["olm", "compare", *words],
         "sizes": {f"{size:g}": result for size, result in found.items()},
         "laws": laws,
     }
-    for size, result in found.items():
-        if size:
-            print(f"N = {size:g}")
-        print(_table(result))
-        for note in _notes(result):
-            print(f"note: {note}")
-        print()
-    if laws is not None:
-        print(
-            "\n".join(
-                aligned([["laws over model sizes", "mine / base"], *([k, _estimate(v)] for k, v in laws["summary"].items())])
-            )
-        )
-        if len(sizes) < 4:
-            print(f"note: {len(sizes)} sizes; a law over sizes says little below 4")
+    print("\n".join(lines).rstrip())
     if options.output is not None:
-        folder = Path(options.output)
-        with explained(folder, "make the folder"):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "compare.json", record)
-        for size, result in found.items():
-            _draw(result, base[size], mine[size], folder, f"improvement-N={size:g}" if size else "improvement")
-        print(f"written: {folder}")
+        names = {size: f"improvement-N={size:g}" if size else "improvement" for size in found}
+        figures = {names[size]: _drawn(result, base[size], mine[size]) for size, result in found.items()}
+        _write(Path(options.output), record, {name: canvas for name, canvas in figures.items() if canvas is not None})
+        print(f"written: {options.output}")
     return 0

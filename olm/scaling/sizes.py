@@ -106,5 +106,6 @@ def improvement_over_sizes(
                     row[f"{law}_{name}_ratio"] = float(np.divide(row[f"{law}_mine"][name], row[f"{law}_base"][name]))
         runs.append(row)
     ratios = [f"{law}_{name}_ratio" for law, names in changing.items() for name in names]
-    summary = {name: over_seeds([row[name] for row in runs], geometric=True) for name in ratios}
+    values = {name: [row[name] for row in runs] for name in ratios}
+    summary = {name: over_seeds(x, geometric=bool(np.isfinite(x).all())) for name, x in values.items()}
     return {"runs": runs, "summary": summary, "sizes": sizes, "seeds": seeds}

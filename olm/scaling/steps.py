@@ -56,7 +56,7 @@ class StepFit:
       r2: one a curve, squared correlation of ln(L − L0) with ln t on t > t0.
       criterion: `CORRELATION` or `LEAST_SQUARES`.
       on_bound: "L0" where it is 0 (the curve is best as a pure power law) or just below the least loss, "t0" where it is the
-        last one tried.
+        last one tried, "beta" where a curve does not fall beyond t0 (β ≤ 0; its B means nothing).
     """
 
     L0: float
@@ -114,6 +114,10 @@ def _regressions(x: np.ndarray, y_GxT: np.ndarray, first: np.ndarray) -> tuple[n
 def _by_correlation(
     curves: Sequence[tuple[np.ndarray, np.ndarray]], t0: float | None, L0: float | None, latest_share: float
 ) -> StepFit:
+    if not 0 < latest_share < 1:
+        raise InputError(f"latest_share {latest_share}: give a share of the run, between 0 and 1")
+    if L0 is not None and not L0 >= 0:
+        raise InputError(f"L0 = {L0}: give a loss of at least 0")
     end = min(steps[-1] for steps, _ in curves)
     if t0 is None:
         starts = np.unique(np.r_[0.0, np.geomspace(min(steps[0] for steps, _ in curves), latest_share * end, _STARTS)])
@@ -161,6 +165,7 @@ def _by_correlation(
             float(np.exp(np.divide(a, b) + np.log(steps[-1])))
             for (_, a, _), b, (steps, _) in zip(fits, beta, curves, strict=True)
         )
+    bounds += ["beta"] if min(beta) <= 0 else []
     return StepFit(float(level), float(starts[start]), B, beta, tuple(r * r for *_, r in fits), CORRELATION, tuple(bounds))
 
 
@@ -207,8 +212,9 @@ def _by_least_squares(curves: Sequence[tuple[np.ndarray, np.ndarray]], start: St
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         B = tuple(float(np.exp(np.divide(a, b) + end)) for a, b, end in zip(best.x[1::2], beta, ends, strict=True))
         r2 = tuple(float(np.corrcoef(x, np.log(np.maximum(y - level, 1e-300)))[0, 1] ** 2) for x, y in parts)
-    bounds = ("L0",) if L0 is None and not 1e-6 * least < level < least * (1 - 1e-6) else ()
-    return StepFit(level, start.t0, B, beta, r2, LEAST_SQUARES, bounds)
+    bounds = ["L0"] if L0 is None and not 1e-6 * least < level < least * (1 - 1e-6) else []
+    bounds += [name for name in start.on_bound if name == "t0"] + (["beta"] if min(beta) <= 0 else [])
+    return StepFit(level, start.t0, B, beta, r2, LEAST_SQUARES, tuple(bounds))
 
 
 def fit_steps(
@@ -244,12 +250,8 @@ def fit_steps(
     """
     if criterion not in (CORRELATION, LEAST_SQUARES):
         raise InputError(f"criterion {criterion!r}: choose {CORRELATION!r} or {LEAST_SQUARES!r}")
-    if not 0 < latest_share < 1:
-        raise InputError(f"latest_share {latest_share}: give a share of the run, between 0 and 1")
     if not curves:
         raise InputError("there is no curve to fit: give at least one")
-    if L0 is not None and not L0 >= 0:
-        raise InputError(f"L0 = {L0}: give a loss of at least 0")
     checked = [_checked(curve, f"curve {place + 1}") for place, curve in enumerate(curves)]
     found = _by_correlation(checked, t0, L0, latest_share)
     return found if criterion == CORRELATION else _by_least_squares(checked, found, L0)
@@ -314,12 +316,14 @@ def on_common_steps(base: tuple[Array, Array], mine: tuple[Array, Array]) -> tup
 
 def _changes(fit: StepFit, end: float) -> dict[str, Any]:
     (B1, B2), (b1, b2) = fit.B, fit.beta
+    if min(fit.beta) <= 0:  # a loss that does not fall beyond t0 has no B, and nothing can be said of its change
+        B1 = B2 = b1 = b2 = float("nan")
     with np.errstate(all="ignore"):
         # Eq. 9 in logarithms, as B^(b1/b2) overflows.
         predicted = float(np.exp(b1 / b2 * np.log(B1) - np.log(B2) + (1 - b1 / b2) * np.log(end)))
         ratio = float(np.divide(B2, B1))
     return {
-        "L0": fit.L0, "t0": fit.t0, "B_base": B1, "B_mine": B2, "beta_base": b1, "beta_mine": b2,
+        "L0": fit.L0, "t0": fit.t0, "B_base": fit.B[0], "B_mine": fit.B[1], "beta_base": fit.beta[0], "beta_mine": fit.beta[1],
         "r2_base": fit.r2[0], "r2_mine": fit.r2[1], "B_ratio": ratio, "beta_ratio": b2 / b1,
         "delta_B_percent": 100 * (1 - ratio), "delta_beta_percent": 100 * (b2 / b1 - 1),
         "acceleration_predicted": predicted, "on_bound": list(fit.on_bound),
@@ -390,6 +394,10 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in (name for name, value in runs[0].items() if isinstance(value, float) and not name.startswith("delta")):
         values = [run[name] for run in runs]
+        if len(runs) > 1 and not np.isfinite(values).all():  # one seed without a value leaves the others without a mean
+            nothing = {"mean": float("nan"), "low": None, "high": None, "min": float("nan"), "max": float("nan")}
+            result[name] = {**nothing, "n": len(values), "geometric": False, "values": values}
+            continue
         positive = all(np.isfinite(v) and v > 0 for v in values)
         logarithmic = positive and ("ratio" in name or name.startswith(("acceleration", "B_")))
         result[name] = over_seeds(values, geometric=logarithmic)
