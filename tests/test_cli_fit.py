@@ -197,3 +197,13 @@ def test_small_counts_are_refused_unless_they_are_meant(tmp_path: Path, capsys: 
     assert "--any-units" in capsys.readouterr().err
     assert main(["fit", str(tmp_path / "t.csv"), "--any-units"]) == 0
     assert "alpha      0.50000" in capsys.readouterr().out
+
+
+def test_levels_and_seeds_are_checked_whatever_the_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{d},{1.7 + 400 / n**0.34 + 400 / d**0.3:.6f}" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)]
+    (tmp_path / "t.csv").write_text("\n".join(["N,D,loss", *rows]) + "\n")
+    for law in ("isoflop", "envelope", "chinchilla"):
+        assert main(["fit", str(tmp_path / "t.csv"), "--law", law, "--level", "95"]) == 2
+        assert "--level is 95: give a share" in capsys.readouterr().err
+    assert main(["fit", str(tmp_path / "t.csv"), "--law", "envelope", "--seed", "-1"]) == 2
+    assert "--seed is -1" in capsys.readouterr().err

@@ -255,3 +255,11 @@ def test_published_optima_of_approach_one_share_budgets_equally() -> None:
     flops = training_flops(N, D)
     assert 0.488 < power_law(flops, N).exponent < 0.502
     assert 0.498 < power_law(flops, D).exponent < 0.512
+
+
+def test_budgets_that_run_into_each_other_are_refused() -> None:
+    N, C = np.tile(np.geomspace(1e7, 1e9, 3), 121), np.repeat(np.geomspace(1e18, 1e20, 121), 3)
+    D = C / (6 * N)
+    loss = 1.7 + 400 / N**0.34 + 400 / D**0.34
+    with pytest.raises(InputError, match="without a gap: name the budgets"):
+        isoflop(N, D, loss)

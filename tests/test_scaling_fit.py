@@ -448,3 +448,13 @@ def test_small_models_need_a_word_that_their_sizes_are_counts() -> None:
         fit(N, D, loss)
     found = fit(N, D, loss, check_units=False)
     assert found.parameters["alpha"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_whole_groups_are_held_by_the_runs_that_are_fitted() -> None:
+    N, D = np.repeat([1e7, 3e7, 1e8, 3e8, 1e9], 5), np.tile(np.geomspace(1e9, 1e11, 5), 5)
+    loss = (1.7 + 400 / N**0.34 + 400 / D**0.3) * np.exp(1e-3 * np.random.default_rng(0).normal(size=25))
+    start = [[1.7, 400.0, 400.0, 0.34, 0.3]]
+    held = holdout(N, D, loss, starts=start, groups=N, bootstrap=4, key=jax.random.key(0))
+    assert held["fit"].samples.shape == (4, 5) and len(held["rows"]) == 5
+    with pytest.raises(InputError, match="one label for each of 25 rows"):
+        holdout(N, D, loss, starts=start, groups=N[:3])

@@ -117,3 +117,12 @@ def test_columns_that_may_be_zero_are_read(file: Path) -> None:
     assert read_table(file, ["N", "D", "r", "loss"], positive=["N", "D", "loss"])["r"].tolist() == [0.0]
     with pytest.raises(InputError, match="column r"):
         read_table(file, ["N", "D", "r", "loss"])
+
+
+def test_columns_that_nobody_wants_may_hold_anything(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("N,step,loss,D,compute,flops\n1e6,10,3.0,,8xA100,x\n1e7,20,2.5,,8xA100,y\n", encoding="utf-8")
+    table = read_table(path, ["N", "S", "loss"])
+    assert table["S"].tolist() == [10, 20]
+    with pytest.raises(InputError, match="column D: the cell is empty"):
+        read_table(path, ["N", "D", "loss"])

@@ -154,11 +154,12 @@ def _drawn(found: Mapping[str, Any], base: Mapping[Any, Any], mine: Mapping[Any,
     if not all(0 < value < np.inf for pair in fits for value in pair):
         return None
     curves = [side.get(seed, next(iter(side.values()))) for side in (base, mine)]
-    labels = [f"{side}, seed {seed}" if len(found["runs"]) > 1 else side for side in ("baseline", "mine")]
+    which = f", seed {seed}" if len(found["runs"]) > 1 else ""
+    labels = f"baseline{which}", f"mine{which}"
     with plots.style():
         canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = canvas.subplots()
-        figure(*on_common_steps(*curves), fit["L0"], fits, axes, t0=max(fit["t0"], 1.0), labels=tuple(labels))
+        figure(*on_common_steps(*curves), fit["L0"], fits, axes, t0=max(fit["t0"], 1.0), labels=labels)
     return canvas
 
 

@@ -59,8 +59,8 @@ class Options:
     """How many resamplings of the rows to refit."""
     seed: int = 0
     """Of the resamplings."""
-    level: float = 0.95
-    """Of the intervals."""
+    level: float | None = None
+    """Of the intervals: 0.95, for envelope the 0.8 of the paper."""
     holdout: float | None = None
     """Also fit without this share of the rows, those of most compute, and report the error on them."""
     flops: tuple[float, ...] = ()
@@ -158,9 +158,16 @@ def _settings(options: Options) -> dict[str, Any]:
         "fixed": fixed,
         "huber": huber,
         "residual": options.residual,
-        "level": options.level,
+        "level": _level(options),
         "check_units": not options.any_units,
     }
+
+
+def _level(options: Options) -> float:
+    level = options.level if options.level is not None else 0.8 if options.law == "envelope" else 0.95
+    if not 0 < level < 1:
+        raise InputError(f"--level is {level:g}: give a share between 0 and 1, such as 0.95")
+    return level
 
 
 def _float(word: str, flag: str, wanted: str) -> float:
@@ -202,7 +209,8 @@ def _law_of_runs(options: Options) -> Outcome:
     _refuse(options, ("warmup", "test", "lam", "smooth"))
     law = laws.named(options.law, **({} if options.form is None else {"form": options.form}))
     positive = [*(law.columns if law.positive is None else law.positive), "loss"]
-    table = _read(options, _one_table(options), [*law.columns, "loss"], optional=["C"], positive=[*positive, "C"])
+    compute = ["C"] if options.holdout is not None else []
+    table = _read(options, _one_table(options), [*law.columns, "loss"], optional=compute, positive=[*positive, "C"])
     columns: dict[str, Any] = {name: table[name] for name in law.columns}
     loss = table["loss"]
     settings = _settings(options)
@@ -291,14 +299,15 @@ def _approach(options: Options) -> Outcome:
     N, D, loss, C = table["N"], table["D"], table["loss"], table.columns.get("C")
     shared: dict[str, Any] = {"C": C, "flops_per_token": options.flops_per_token}
     if options.law == "isoflop":
-        found = isoflop(N, D, loss, budgets=options.flops or None, level=options.level, **shared)
+        found = isoflop(N, D, loss, budgets=options.flops or None, level=_level(options), **shared)
     else:
         run = table["run"] if grouped else None
-        level = 0.8 if options.level == Options(options.tables).level else options.level  # the paper's, for percentiles
-        found = envelope(N, D, loss, run=run, smooth=options.smooth, seed=options.seed, level=level, **shared)
+        found = envelope(N, D, loss, run=run, smooth=options.smooth, seed=options.seed, level=_level(options), **shared)
     title = "Approach 2, isoFLOP parabolas" if options.law == "isoflop" else "Approach 1, lower envelope of the curves"
-    lines = [f"{title}: Hoffmann et al. 2022 (arXiv 2203.15556)", f"{len(loss)} rows, {len(found.flops)} budgets", ""]
-    powers = [["power law", "exponent", "low", "high", "coefficient", "R²"]]
+    used = len(loss) if found.groups is None else int((found.groups >= 0).sum())
+    of = f"{used} of {len(loss)} rows" if used < len(loss) else f"{used} rows"
+    lines = [f"{title}: Hoffmann et al. 2022 (arXiv 2203.15556)", f"{of}, {len(found.flops)} budgets", ""]
+    powers = [["power law", "exponent", f"{100 * _level(options):g}% low", "high", "coefficient", "R²"]]
     for name, law in (("N ∝ C^a", found.N_law), ("D ∝ C^b", found.D_law)):
         powers.append(
             [name, *(f"{value:.5f}" for value in (law.exponent, *law.interval)), f"{law.coefficient:.4g}", f"{law.r2:.5f}"]
@@ -477,6 +486,10 @@ def run(words: Sequence[str]) -> int:
         raise InputError("name a table of runs: olm fit RUNS.csv --law chinchilla")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise InputError(f"--output {options.output} is a file: name a folder")
+    if options.seed < 0:
+        raise InputError(f"--seed is {options.seed}: give a whole number of at least 0")
+    if options.smooth < 0:
+        raise InputError(f"--smooth is {options.smooth:g}: give a number of records, 0 or more")
     if options.law == "step":
         outcome = _law_of_steps(options)
     elif options.law in CURVES:

@@ -425,7 +425,14 @@ def isoflop(
         order = np.argsort(flops)
         cluster = np.empty(len(flops), int)
         cluster[order] = np.cumsum(np.r_[0, np.diff(np.log(flops[order])) > np.log1p(tolerance)])
-        budgets = np.array([np.exp(np.log(flops[cluster == i]).mean()) for i in range(cluster.max() + 1)])
+        parts = [np.log(flops[cluster == i]) for i in range(cluster.max() + 1)]
+        wide = next((part for part in parts if np.ptp(part) > 2 * np.log1p(tolerance)), None)
+        if wide is not None:  # budgets close enough to run into each other, or none at all
+            low, high = np.exp(wide.min()), np.exp(wide.max())
+            raise InputError(
+                f"compute runs from {low:.3g} to {high:.3g} FLOPs without a gap: name the budgets (budgets=, --flops)"
+            )
+        budgets = np.array([np.exp(part.mean()) for part in parts])
     else:
         budgets = np.sort(checked_columns({"budgets": np.atleast_1d(budgets)}, ["budgets"])["budgets"])
     distance = np.abs(np.log(flops)[:, None] - np.log(budgets))

@@ -61,6 +61,11 @@ def holdout(
     used = {name: value[~out] for name, value in table.items()}
     if weights is not None:
         used["weights"] = problem.own["weights"][~out]
+    if settings.get("groups") is not None:
+        labels = np.asarray(settings.pop("groups"))
+        if labels.shape != losses.shape:
+            raise InputError(f"groups have shape {labels.shape}: give one label for each of {len(losses)} rows")
+        settings["groups"] = labels[~out]
     found = fit(loss=losses[~out], law=law, **used, **settings)
     predicted = found.predict(**{name: value[out] for name, value in table.items()})
     error = 100 * (predicted / losses[out] - 1)

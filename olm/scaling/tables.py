@@ -150,13 +150,16 @@ def read_table(
         if wanted in header:
             return _only(name, header, wanted, wanted)
         aliases = {wanted.lower(), *(alias.lower() for alias in ALIASES.get(wanted, ()))}
-        matches = [column for column in header if column.lower() in aliases and not (column in ALIASES and column != wanted)]
+        others = {*needed, *optional} - {wanted}  # a column that bears another wanted name is that one
+        matches = [column for column in header if column.lower() in aliases and column not in others]
         if len(matches) > 1:
             raise InputError(f"{name}: column {wanted} may be {' or '.join(matches)}: say which with --columns {wanted}=NAME")
         return header.index(matches[0]) if matches else None
 
     found: dict[str, np.ndarray] = {}
-    for wanted in dict.fromkeys([*needed, *optional, *(["N", "D", "C"] if {"N", "D", "C"} & set(needed) else [])]):
+    # N, D and C that nobody asked for are read only where one that is wanted has to be computed from them.
+    lacking = [name for name in ("N", "D", "C") if name in needed and place(name) is None]
+    for wanted in dict.fromkeys([*needed, *optional, *(["N", "D", "C"] if lacking else [])]):
         at = place(wanted)
         if at is not None:
             above = positive is None or wanted in positive
