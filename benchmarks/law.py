@@ -43,9 +43,9 @@ FIXED = {"target_draws": 0, "validation_fraction": 0}
 PROJECTED = 0.4
 SEARCHES: dict[str, dict[str, Any]] = {
     "512 targets": {**FIXED, "evaluations": 40},
-    "512 targets, 160 evaluations": {**FIXED, "evaluations": 160},
+    "512 targets, 400 evaluations": {**FIXED, "evaluations": 400},
     "512 targets, projected gradient": {**FIXED, "evaluations": 40, "method": projected_gradient(PROJECTED)},
-    "512 targets, projected gradient, 150 evaluations": {**FIXED, "evaluations": 150, "method": projected_gradient(PROJECTED)},
+    "512 targets, projected gradient, 500 evaluations": {**FIXED, "evaluations": 500, "method": projected_gradient(PROJECTED)},
     "fresh targets": {"evaluations": 40},
 }
 
@@ -62,7 +62,8 @@ def numbers(study: law.Study) -> dict[str, Any]:
         }
     for name in study.names:
         noisy = properties["noisy"][name]
-        row |= {f"sim_{name}": summary["similarity"][name]["mean"], f"sim_active_{name}": summary["similarity"][name]["active"]}
+        similar = summary["similarity"][name]
+        row |= {f"sim_{name}": similar["above_zero"], f"sim_active_{name}": similar["mean"]}
         row |= {f"harmful_share_{name}": noisy["share"], f"harmful_weight_{name}": noisy["weight"]}
     for place, threshold in enumerate(properties["thresholds"]):
         row[f"zero@{threshold:g}"] = properties["zero"][place]

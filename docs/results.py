@@ -332,7 +332,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
 
 # What README shows; the rest is one click away.
 HEADLINES = (
-    "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement", "law_perceptron",
+    "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement",
     "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "exactness", "peer",
 )  # fmt: skip
 HEAD = """# Results

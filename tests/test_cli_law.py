@@ -47,7 +47,7 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     """law.npz is the study of policy.npz on the task, key and target sample of config.json; law.json its summary."""
     assert command.run([str(copy)]) == 0
     said = capsys.readouterr()
-    assert "mean similarity, costate" in said.out and said.err.count("olm: measuring") == 2
+    assert "mean similarity, costate, weights above" in said.out and said.err.count("olm: measuring") == 2
     policy, phi = olm.policy.load(copy / "policy.npz")
     key_data, _ = jax.random.split(jax.random.key(0))
     task = perceptron(key_data, width=4, examples=16, targets=8, tests=8)

@@ -131,8 +131,9 @@ def table(summary: dict[str, Any]) -> str:
         add(f"compression ratio on {curve}, bits over nats", lambda s, c=curve: s["compression_ratio"][c]["paper_mixed"])
     names = [*curves, "costate"]
     for name in names:
-        add(f"mean similarity, {name}", lambda s, n=name: s["similarity"][n]["mean"])
-        add(f"mean similarity, {name}, weights above 1/100 of 1/N", lambda s, n=name: s["similarity"][n]["active"])
+        add(f"mean similarity, {name}, weights above 1/100 of 1/N", lambda s, n=name: s["similarity"][n]["mean"])
+        add(f"mean similarity, {name}, all weights above 0", lambda s, n=name: s["similarity"][n]["above_zero"])
+        add(f"steps without a similarity, {name}", lambda s, n=name: s["similarity"][n]["steps_left_out"])
     add("mean gap from an optimum, nats", lambda s: s["gap"])
     for place, threshold in enumerate(summary["found"]["properties"]["thresholds"]):
         zero = f"weight ≤ {threshold:g}/N"

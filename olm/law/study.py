@@ -5,8 +5,9 @@ held-out test set, and against the costate, whose contribution −∂J/∂γ[n,t
 The properties 4.1 to 4.3 of Gu et al. 2024 say which weights vanish under an optimal policy. A search by mirror descent never
 makes an exact zero, so each fraction is given at several thresholds, beside the share of all weights that are zero there.
 
-An update that does not depend on the gradient's length (clipped, or normalised as by Adam) makes the weighted mean of the costate
-contributions zero, Σ_n γ_n ∂J/∂γ_n = 0, hence their similarity, however equal they are: read the gap there.
+An update that does not depend on the gradient's length makes the weighted mean of the costate contributions zero,
+Σ_n γ_n ∂J/∂γ_n = 0, hence their similarity, however equal they are: read the gap there. With clipping that holds at every step
+that is clipped, with Adam for the sum over all steps.
 
 Not done: gradients of single examples are never formed, so whether examples are linearly dependent (property 4.3) is for the
 caller to know; for the perceptron they are wherever N > D.
@@ -73,8 +74,8 @@ class Study:
         """``target``, ``test`` where there is one, ``costate``."""
         return tuple(name for name in ("target", "test", COSTATE) if name in self.seen)
 
-    def similarity(self, name: str = "target", *, active: bool = False) -> np.ndarray:
-        """SIM_t (Eq. 7) of the contributions ``name`` at every measured step, [S]; ``active``: only over weights above zero/B."""
+    def similarity(self, name: str = "target", *, active: bool = True) -> np.ndarray:
+        """SIM_t (Eq. 7) of the contributions ``name`` at every measured step, [S], over weights above zero/B; else above 0."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.seen[name]["mean"] / self.seen[name]["spread_active" if active else "spread"]
 
@@ -147,7 +148,7 @@ class Study:
         """
         similar = {}
         for name in self.names:
-            each = {"mean": self.similarity(name), "active": self.similarity(name, active=True)}
+            each = {"mean": self.similarity(name), "above_zero": self.similarity(name, active=False)}
             finite = {key: x[np.isfinite(x)] for key, x in each.items()}
             similar[name] = {key: float(x.mean()) if x.size else float("nan") for key, x in finite.items()}
             similar[name]["steps_left_out"] = int(len(self.at) - len(finite["mean"]))
@@ -177,7 +178,7 @@ class Study:
             "thresholds": np.asarray(self.settings.thresholds),
             "curves": self.curves,
             "similarity": {name: self.similarity(name) for name in self.names},
-            "similarity_active": {name: self.similarity(name, active=True) for name in self.names},
+            "similarity_above_zero": {name: self.similarity(name, active=False) for name in self.names},
             "seen": {key: value for key, value in self.seen.items() if key not in ("group", "kept")},
             **({"group": groups} if groups else {}),
             **({"kept": {**self.seen["kept"], "columns": self.columns}} if "kept" in self.seen else {}),
@@ -241,7 +242,7 @@ def study(
         up to 250 steps, evenly spaced, which keeps the cost of a study near that of the policy gradient.
       group: [N] 0 or 1, for example 1 for corrupted.
       thresholds: weights up to threshold/B count as zero.
-      zero: the threshold that makes an example active in ``similarity(active=True)``.
+      zero: an example of at most zero/B is not active, and SIM_t leaves it out: mirror descent makes no exact zeros.
       learned: an example of a loss below this, in nats, is learned.
       quantile: instead, that is an example among this share of the least losses of its step (where none is ever learned).
       small: a weight below this times the largest of its step is small.

@@ -103,7 +103,7 @@ def trend(studies: Sequence[Study], name: str = "target") -> list[dict[str, floa
 
     Returns:
       Rows with ``compression_ratio`` (consistent units; of the target curve for ``costate``), ``similarity``,
-      ``similarity_active`` (means over steps), ``gap``, ``harmful_share``, ``harmful_weight``, and for each threshold
+      ``similarity_above_zero`` (means over steps), ``gap``, ``harmful_share``, ``harmful_weight``, and for each threshold
       ``harmful_zero@threshold`` (property 4.1) and ``zero@threshold`` (of all weights).
 
     Raises:
@@ -121,7 +121,7 @@ def trend(studies: Sequence[Study], name: str = "target") -> list[dict[str, floa
         row = {
             "compression_ratio": numbers["compression_ratio"]["test" if name == "test" else "target"]["consistent"],
             "similarity": numbers["similarity"][name]["mean"],
-            "similarity_active": numbers["similarity"][name]["active"],
+            "similarity_above_zero": numbers["similarity"][name]["above_zero"],
             "gap": numbers["gap"],
             "harmful_share": properties["noisy"][name]["share"],
             "harmful_weight": properties["noisy"][name]["weight"],
