@@ -74,6 +74,15 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     assert "law.npz" in (copy / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_search_that_goes_on_drops_what_was_measured_before(copy: Path) -> None:
+    assert command.run([str(copy), "--quiet"]) == 0
+    assert (copy / "law.npz").exists() and list((copy / "figures").glob("law_*"))
+    done = len((copy / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert main(["search", "--resume", str(copy), "--evaluations", str(done + 1), "--quiet"]) == 0
+    assert not (copy / "law.npz").exists() and not (copy / "law.json").exists()
+    assert not list((copy / "figures").glob("law_*"))
+
+
 def test_flags_reach_the_study(copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "finish", lambda run, on_missing: None)
     assert command.run([str(copy), "--steps-between", "3", "--target-only", "--learned-share", "0.25", "--quiet"]) == 0

@@ -259,6 +259,8 @@ def test_a_trend_along_a_search_and_its_fit() -> None:
         ({"keep": "some"}, "keep='some'"),
         ({"keep": -1}, "keep is -1"),
         ({"group": [True]}, r"group has shape \(1,\): give one 0 or 1 for each of the 10"),
+        ({"group": [0.7] * 10}, "group has other values than 0 and 1"),
+        ({"group": ["a"] * 10}, "group has other values than 0 and 1"),
         ({"thresholds": ()}, "thresholds is empty"),
         ({"thresholds": (2.0,)}, "thresholds is 2.0"),
         ({"quantile": 1.5}, "quantile is 1.5"),

@@ -198,7 +198,9 @@ def test_a_parameter_on_its_bound_is_named() -> None:
     ) - 0.3  # falls below any power law: E would be negative
     found = fit(N, D, loss, starts=[[0.1, 50.0, 30.0, 0.2, 0.15]])
     assert found.at_bounds == ("E",)
-    assert "on a bound, hence without an interval: E" in found.message and "on a bound" in str(found)
+    assert "on a bound, so without an interval, and taken as known by the others: E" in found.message and "on a bound" in str(
+        found
+    )
     assert np.isnan(found.intervals["E"]).all()
     assert np.isfinite(found.intervals["alpha"]).all()
     assert found.as_dict()["intervals"]["E"] == [None, None]

@@ -111,8 +111,6 @@ def _described(found: Fit) -> list[str]:
     ]
     if found.message:
         lines.append(f"note: {found.message}")
-    if found.at_bounds:
-        lines.append(f"note: on a bound: {', '.join(found.at_bounds)}; they have no interval, and the others take them as known")
     percent, resampled = f"{100 * found.level:g}%", found.bootstrap_intervals
     rows = [["parameter", "value", f"{percent} low", "high"] + (["bootstrap low", "high"] if resampled else [])]
     for name, value in found.parameters.items():

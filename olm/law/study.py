@@ -274,9 +274,11 @@ def study(
     _check(settings)
     members = None
     if group is not None:
-        members = np.asarray(group).astype(np.int32)
+        members = np.asarray(group)
         if members.shape != (n_examples,) or not np.isin(members, (0, 1)).all():
-            raise InputError(f"group has shape {members.shape}: give one 0 or 1 for each of the {n_examples} training examples")
+            what = f"shape {members.shape}" if members.shape != (n_examples,) else "other values than 0 and 1"
+            raise InputError(f"group has {what}: give one 0 or 1 for each of the {n_examples} training examples")
+        members = members.astype(np.int32)
     weights = objective.weights(steps)
     seen, curves, params = sweep.run(task, learner, policy, arguments, carry, members, weights, adjoint, settings)
     at = np.arange(0, steps, every)

@@ -103,7 +103,7 @@ def over_steps(
 def similarity_against_loss(losses: Sequence[Any], similarities: Sequence[Any], compression: Any, ax: Any = None) -> Any:
     """SIM_t against the loss at the same step, one line for each policy of a search, coloured by its compression ratio.
 
-    Training runs from right to left. The law holds where the lines rise.
+    Training runs from left to right, from high losses to low. The law holds where the lines rise.
 
     Args:
       losses: for each policy [S], nats, at the steps of its similarities.

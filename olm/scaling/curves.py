@@ -173,6 +173,10 @@ def _law(name: str, predict: Any, parameters: Sequence[Parameter], source: str, 
     )
 
 
+# A level that the curves do not show runs off to ln L0 = −∞; the bound makes that visible.
+LEVEL = Parameter("L0", True, (0.0,), 1e-4, 1e30)
+
+
 def _scale(name: str) -> Parameter:
     return Parameter(name, True, (0.0,), 1e-9, 1e30)
 
@@ -201,7 +205,7 @@ def annealing(lam: float | None = 0.999, *, warmup: bool = False) -> Law:
     """
     if lam is not None and not 0 <= lam < 1:
         raise InputError(f"lam is {lam}: give a number in [0, 1), such as .999, or None to fit it")
-    parameters = [_scale("L0"), _scale("A"), _power("alpha", 0.3, 0.5, 0.8), _scale("C")]
+    parameters = [LEVEL, _scale("A"), _power("alpha", 0.3, 0.5, 0.8), _scale("C")]
     if lam is None:
         parameters.append(Parameter("memory", True, tuple(np.log([100.0, 1000.0, 5000.0]).tolist()), 1.01, 1e9))
     source, equation = "Tissue et al. 2024 (arXiv 2408.11029), equation 1", "L = L0 + A S1^−α − C S2"
@@ -227,7 +231,7 @@ def multi_power(*, warmup: bool = True) -> Law:
     ['L0', 'A', 'alpha', 'B', 'C', 'beta', 'gamma']
     """
     parameters = [
-        _scale("L0"),
+        LEVEL,
         _scale("A"),
         _power("alpha", 0.45),
         _scale("B"),

@@ -45,7 +45,8 @@ class Fit:
       at_bounds: parameters that lie on a bound; they have no interval and count as known in the others'.
       covariance: [P, P] of the fitted coordinates (ln of a parameter where ``law`` says so), law order; zero rows for held
         parameters and those on a bound; NaN where the rows do not determine the parameters.
-      intervals: {name: (low, high)} by the delta method.
+      intervals: {name: (low, high)} by the delta method: of rows that are independent and equally noisy. Checkpoints of one run
+        are not: resample whole runs there (``groups``).
       level: of the intervals.
       samples: [R, P] parameters of the bootstrap refits in natural scale, or None.
       bootstrap: what the bootstrap reports (see `olm.scaling.intervals.Bootstrap`), or None.
@@ -422,7 +423,7 @@ def _message(
     if found.status[best] != solve.CONVERGED:
         notes.append("the best start did not meet the stopping rule: give more starts, or fewer parameters")
     if at_bounds:
-        notes.append(f"on a bound, hence without an interval: {', '.join(at_bounds)}")
+        notes.append(f"on a bound, so without an interval, and taken as known by the others: {', '.join(at_bounds)}")
     if np.isnan(spread).any():
         names = _intervals.undetermined(problem, found.x[best])
         reason = f"the rows do not determine {', '.join(names)}" if names else "no more rows than parameters"

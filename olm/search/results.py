@@ -13,6 +13,7 @@ from olm import policy as policies
 from olm.learner import batch_size, examples, order
 from olm.policy import join, split
 from olm.records import Run, versions
+from olm.records.files import explained
 from olm.train import Curve
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 
@@ -75,6 +76,10 @@ def write_results(
 
     No example: writes a run folder; see `olm.find_policy`.
     """
+    # What was measured along an earlier policy of this folder (by `olm law`) is not of this one.
+    with explained(run.path, "remove files from"):
+        for stale in (run.path / "law.json", run.path / "law.npz", *(run.path / "figures").glob("law_*")):
+            stale.unlink(missing_ok=True)
     policies.save(run.path / "policy.npz", policy, phi)
     run.save("params", found.params)
     curves = {
