@@ -417,11 +417,4 @@ def named(name: object, config: Any = None, where: str = "") -> Policy:
     >>> named("high_loss", {"share": 0.5}).config, named("static").name
     ((('share', 0.5),), 'static')
     """
-    if name not in NAMES and name not in policies.NAMES:
-        raise InputError(f"{where}unknown policy {name!r}: choose one of {', '.join(policies.NAMES + NAMES)}")
-    if name not in NAMES:
-        return policies.named(name, config, where)
-    try:
-        return globals()[name](**(config or {}))
-    except TypeError as error:
-        raise InputError(f"{where}policy {name}: {error}") from None
+    return policies.named(name, config, where, {own: globals()[own] for own in NAMES})

@@ -8,7 +8,7 @@ numbers; `learning_rate` leaves the weights uniform and scales each step. A poli
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -277,13 +277,14 @@ def load(path: str | Path, resolve: Callable[[object, Any, str], Policy] | None 
 NAMES = ("uniform", "table", "static", "piecewise", "scorer", "learning_rate")
 
 
-def named(name: object, config: Any = None, where: str = "") -> Policy:
+def named(name: object, config: Any = None, where: str = "", more: Mapping[str, Callable[..., Policy]] | None = None) -> Policy:
     """A policy of this module by name.
 
     Args:
       name: one of ``NAMES``.
       config: its arguments as a dict.
       where: put before an error's message.
+      more: further names and what makes their policies.
 
     Returns:
       A `Policy`.
@@ -294,9 +295,10 @@ def named(name: object, config: Any = None, where: str = "") -> Policy:
     >>> named("piecewise", {"pieces": 4}).config
     (('pieces', 4),)
     """
-    if name not in NAMES:
-        raise InputError(f"{where}unknown policy {name!r}: choose one of {', '.join(NAMES)}")
+    known = {**{own: globals()[own] for own in NAMES}, **(more or {})}
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{where}unknown policy {name!r}: choose one of {', '.join(known)}")
     try:
-        return globals()[name](**(config or {}))
+        return known[name](**(config or {}))
     except TypeError as error:
         raise InputError(f"{where}policy {name}: {error}") from None

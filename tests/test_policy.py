@@ -212,5 +212,8 @@ def test_policies_of_the_literature_come_back_when_load_is_told_where_they_are(t
 def test_an_unknown_policy_is_named_with_the_choices() -> None:
     with pytest.raises(InputError, match="unknown policy 'tabel': choose one of uniform, table, static"):
         olm.policy.named("tabel")
+    for named in (olm.policy.named, olm.baselines.named):  # a damaged file may hold anything in its place
+        with pytest.raises(InputError, match="unknown policy"):
+            named(["table"])
     with pytest.raises(InputError, match="policy piecewise"):
         olm.policy.named("piecewise", {"parts": 3})
