@@ -69,9 +69,9 @@ def numbers(study: law.Study) -> dict[str, Any]:
         row[f"zero@{threshold:g}"] = properties["zero"][place]
         for name in study.names:
             row[f"harmful_zero_{name}@{threshold:g}"] = properties["noisy"][name]["zero"][place]
-        redundant = properties["redundant"]["target"]
-        row[f"helpful_zero_target@{threshold:g}"] = redundant["zero"][place]
-        row[f"steps_with_helpful_zero@{threshold:g}"] = redundant["steps_with_zero"][place]
+            redundant = properties["redundant"][name]
+            row[f"helpful_zero_{name}@{threshold:g}"] = redundant["zero"][place]
+            row[f"steps_with_helpful_zero_{name}@{threshold:g}"] = redundant["steps_with_zero"][place]
     learned = properties["learned"]
     row |= {"learned_share": learned["share"], "learned_small": learned["small"], "small_of_all": learned["small_of_all"]}
     for name, groups in summary.get("groups", {}).items():
