@@ -7,7 +7,8 @@ The perceptron of the paper (D = 128, N = 4096, T = 2000, η = 0.1; Gu et al. 20
 - on 4,096 fresh target draws an evaluation, mirror descent, 40 evaluations ("target" is a further draw of 4,096, as in the row
   of uniform weights beside it);
 
-and language with the CPU preset, ten evaluations, fresh targets ("target" is the fixed sample, which this search does not see).
+and language on the third rung of `scaling_improvement` with the learner of its claim (b), ten evaluations, fresh targets
+("target" is the fixed sample, which this search does not see).
 "test" is held out everywhere. Along the first search the path to the policy is measured too
 (Figures 6 to 8): a search writes down no policies on its way, so the points are searches of 1, 2, 4 … evaluations with the same
 key, each of which returns the best of the same sequence of evaluations.
@@ -29,9 +30,9 @@ import _bench
 import jax
 import numpy as np
 import optax
-from language import SEARCH, generated
-from language import learner as language_learner
+from language import generated
 from perceptron import RATE, learner, setting
+from scaling_improvement import PRESETS
 
 import olm
 from olm import law
@@ -143,9 +144,10 @@ def path(seed: int, quick: bool) -> tuple[dict[str, Any], dict[str, list[law.Stu
 
 def language(seed: int, quick: bool) -> tuple[dict[str, dict[str, Any]], dict[str, law.Study]]:
     """Uniform weights and the preset's search; half of the training sentences are corrupted."""
-    built, steps, key = generated(seed, quick), 10 if quick else CPU.steps, jax.random.key(1000 + seed)
-    learn = language_learner(CPU.rate)
-    solution = olm.find_policy(built.task, learn, steps=steps, key=key, **{**SEARCH, "evaluations": 2 if quick else 10})
+    rung = PRESETS["quick"]["ladder"][0] if quick else PRESETS["cpu"]["ladder"][2]
+    built, steps, key, learn = rung.language(seed), rung.steps, jax.random.key(1000 + seed), rung.clipped(rung.own_rate)
+    search = {"evaluations": rung.evaluations, "target_draws": rung.draws, "adjoint": olm.adjoint.direct()}
+    solution = olm.find_policy(built.task, learn, steps=steps, key=key, **search)
     arguments: dict[str, Any] = {
         "steps": steps,
         "key": jax.random.split(key)[0],

@@ -1,20 +1,24 @@
 """Learning policies compared: how much faster each makes a model learn, held out, and what that costs in training runs.
 
 Tasks: the perceptron of the paper (no example of it is spoiled, so it has no oracle); `labels`, the same with 30% of the training
-labels flipped; `stories`, the language preset `olm.tasks.language.CPU`, half of its examples spoiled. Rows: uniform weights;
-tables, static weights (the problem of PDS) and scorers found by search (40 evaluations, 10 on stories); one-step lookahead; high
-and low loss; RHO-loss, its reference trained on the target draw; the oracle that drops what is spoiled; the law-guided table.
+labels flipped; `stories`, the second rung of `scaling_improvement` with the learner of its claim (b), half of the examples
+spoiled. Rows: uniform weights; tables, static weights (the problem of PDS) and scorers found by search (40 evaluations, 10 on
+stories); one-step lookahead; high and low loss; RHO-loss, its reference trained on the target draw; the oracle that drops what is
+spoiled; the law-guided table.
 
 Policies without a search see one draw of target examples, as many as each evaluation of a search draws anew. Their settings
 come from GRID, every side's learning rate from η·2^k, both chosen by the area on the validation draw that searches reserve; the
 test set is reported and decides nothing. Claim (a): all at one η. Claim (b): each at the η where its area is least, sought up and
-down until the area has risen twice in a row, from the η of claim (a) and from uniform's best; settings are then chosen anew until
-both stay. Searches follow `olm.search.best_rates`. Ratios are to uniform weights of the same seed and claim.
+down until the area has risen twice in a row, from the η of claim (a) and from uniform's best; settings are then chosen anew, of
+the SHORTLIST that did best in claim (a), until both stay. Searches follow `olm.search.best_rates`. Ratios are to uniform weights
+of the same seed and claim. `targets_seen` counts the target examples that were looked at, the validation draw among them.
 
 Costs, in uniform training runs whose target loss is evaluated at every step: `run_*` one run with the policy, `obtain_*` all that
 its settings and its rate took, its search or its reference. `*_products` are counted as in docs/architecture.md (a uniform run is
 T (3 N + K)); `*_seconds` measured in this process, a run by alternating calls, a search by its median evaluation, a grid in
 proportion to its products. Looking for the rate is counted in claim (b), for uniform weights too.
+
+What is done lies in a folder under --runs, a file for each policy: a stopped benchmark goes on where it was.
 
     python benchmarks/policies_compared.py [--quick] [--seeds 0 1 2] [--only perceptron labels stories] [--no-search]
 """
@@ -24,6 +28,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import _bench
@@ -31,13 +36,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scaling_improvement import PRESETS
 
 import olm
 from olm import baselines
-from olm.errors import DivergenceError
-from olm.models.transformer import TransformerConfig
+from olm.errors import DivergenceError, InputError
+from olm.records import fingerprint, read_json, write_json
 from olm.search import above_entropy, best_rates, compare, targets
-from olm.tasks.language import CPU, Stories, stories
 from olm.tasks.perceptron import perceptron
 
 LOSS = (*({"temperature": x} for x in (0.3, 1.0, 3.0)), {"share": 0.5})
@@ -52,6 +57,7 @@ GRID: dict[str, tuple[dict[str, float], ...]] = {
     ),
 }
 SEARCHED = {"table, search": olm.policy.table, "static, search": olm.policy.static, "scorer, search": olm.policy.scorer}
+SHORTLIST = 3
 FLIPPED = 0.3
 
 
@@ -82,11 +88,6 @@ def gentle(rate: float) -> olm.Learner:
     return olm.Learner(optax.sgd(rate))
 
 
-def clipped(rate: float) -> olm.Learner:
-    """The language preset's optimiser at another rate."""
-    return olm.Learner(optax.chain(optax.clip_by_global_norm(CPU.clip), optax.sgd(rate)))
-
-
 def perceptrons(seed: int, quick: bool, flipped: float = 0.0) -> Setting:
     """The paper's sizes, a share of the labels flipped."""
     sizes = {"width": 16, "examples": 128, "targets": 32, "tests": 256} if quick else {}
@@ -100,16 +101,16 @@ def perceptrons(seed: int, quick: bool, flipped: float = 0.0) -> Setting:
 
 
 def language(seed: int, quick: bool) -> Setting:
-    """The stories preset; it is searched at its own rate only, as in benchmarks/language.py."""
-    tiny = Stories(TransformerConfig(vocabulary=64, length=8, width=8, layers=1, heads=2), examples=32, targets=32, tests=32)
-    made = stories(jax.random.key(seed), tiny if quick else CPU.task)
+    """A rung of the ladder of scaling laws; it is searched at its own rate only, as there."""
+    rung = PRESETS["quick"]["ladder"][0] if quick else PRESETS["cpu"]["ladder"][1]
+    made = rung.language(seed)
     search = {
-        "evaluations": 2 if quick else 10,
-        "target_draws": 32 if quick else CPU.target_draws,
+        "evaluations": 2 if quick else rung.evaluations,
+        "target_draws": rung.draws,
         "adjoint": olm.adjoint.direct(),
     }
-    steps, key = 6 if quick else CPU.steps, jax.random.key(1000 + seed)
-    return Setting(made.task, steps, clipped, CPU.rate, key, search, [CPU.rate], made.corrupted, made.entropy)
+    rate, key = rung.own_rate, jax.random.key(1000 + seed)
+    return Setting(made.task, 6 if quick else rung.steps, rung.clipped, rate, key, search, [rate], made.corrupted, made.entropy)
 
 
 TASKS: dict[str, Callable[[int, bool], Setting]] = {
@@ -240,15 +241,22 @@ class Side:
         return self.runs[which, rate]
 
     def cost(self) -> float:
-        """Products of all runs so far, in plain runs."""
-        return self.once + sum(self.run_cost(which) for which, _ in self.runs)
+        """Products of all runs so far, in plain runs; a table that was built is judged by a run of its own."""
+        judged = 1 if self.name == "law-guided" else 0
+        return self.once + sum(self.run_cost(which) + judged for which, _ in self.runs)
 
     def run_cost(self, which: int) -> float:
         return products(self.setting, self.name, self.grid[which].get("memory", 0.0))
 
+    def targets_seen(self, cost: float) -> int:
+        """Target examples behind a choice that took ``cost``: a draw where the policy looks at one, validation where it chose."""
+        looks = self.name in ("lookahead", "RHO-loss", "law-guided")
+        return sizes(self.setting)[1] * (looks + (cost > 0))
+
     def choose(self, rate: float) -> int:
-        """The settings of least validation area at a rate."""
-        return min(range(len(self.grid)), key=lambda which: self.area(which, rate))
+        """The settings of least validation area at a rate; at another than that of claim (a), of its best few."""
+        ranked = sorted(range(len(self.grid)), key=lambda which: self.area(which, self.setting.rate))
+        return ranked[0] if rate == self.setting.rate else min(ranked[:SHORTLIST], key=lambda which: self.area(which, rate))
 
     def walk(self, which: int, rate: float) -> float:
         """The rate of least validation area on the grid ×2, each way until it has risen twice in a row."""
@@ -323,6 +331,7 @@ def without_search(
             "run_seconds": timed[choice[0]],
             "obtain_products": cost,
             "obtain_seconds": cost / run * timed[choice[0]],
+            "targets_seen": side.targets_seen(cost),
             "settings": side.grid[choice[0]],
         }
     tried = [{"settings": side.grid[i], "learning_rate": r, "area_validation": x} for (i, r), x in side.runs.items()]
@@ -348,8 +357,10 @@ def searched(setting: Setting, name: str, repeats: int, uniform: tuple[tuple[olm
     step = float(np.median([row["seconds"] for row in same.history])) / found["b_median_s"]
     run, each = products(setting, name), evaluation(setting, name)
     spent = [len(same.history), sum(len(solution.history) for solution in grid.solutions.values())]
-    # The start's and the candidates' runs, by which a search decides what it returns, are two more.
-    runs = [2, len(grid.rows) + 2 * len(grid.solutions)]
+    # What a search decides by what it returns: the last step's, the start's and the best point's runs on validation draws.
+    deciding = 3
+    runs = [deciding, len(grid.rows) + deciding * len(grid.solutions)]
+    draws = setting.search["target_draws"]
     claims = [
         compare(base, curve, setting.task.alphabet) for base, curve in zip(uniform[0], (same.curve, grid.found), strict=True)
     ]
@@ -362,6 +373,7 @@ def searched(setting: Setting, name: str, repeats: int, uniform: tuple[tuple[olm
             "run_seconds": found["ratio"],
             "obtain_products": spent[i] * each + runs[i] * run,
             "obtain_seconds": spent[i] * step + runs[i] * found["ratio"],
+            "targets_seen": draws * (setting.search["evaluations"] + 1),  # searches at other rates see the same draws
             "evaluation_seconds": step,
             "best_evaluation": [same, grid.solution][i].best_evaluation,
         }
@@ -375,20 +387,33 @@ def searched(setting: Setting, name: str, repeats: int, uniform: tuple[tuple[olm
     }
 
 
-def run(setting: Setting, quick: bool, search: bool) -> dict[str, dict[str, Any]]:
-    """All policies on one setting, {"policy (claim)": columns}, with what was tried for each."""
+def run(setting: Setting, quick: bool, search: bool, folder: Path) -> dict[str, dict[str, Any]]:
+    """All policies on one setting, {"policy (claim)": columns}, with what was tried for each; ``folder`` keeps what is done."""
     repeats = 1 if quick else 5
     found = {"uniform": without_search(setting, "uniform", repeats, None)}
-    base = found["uniform"]["curves"], found["uniform"]["rows"]["b"]["learning_rate"]
+    curves = found["uniform"].pop("curves")
+    base = curves, found["uniform"]["rows"]["b"]["learning_rate"]
+    # Uniform's own areas, to the last bit, tell whether what is there was measured on this task with these settings.
+    search_settings = {name: value for name, value in setting.search.items() if name != "adjoint"}
+    settings = {"grid": GRID, "shortlist": SHORTLIST, "uniform": found["uniform"]["tried"], "search": search_settings}
+    mark = fingerprint(np.frombuffer(repr(settings).encode(), np.uint8))
     for name in (*GRID, *(SEARCHED if search else ())):
         if name == "oracle" and setting.corrupted is None:
             continue
-        found[name] = (searched if name in SEARCHED else without_search)(setting, name, repeats, base)
+        file = folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+        if file.exists():
+            kept = read_json(file)
+            if kept["settings"] != mark:
+                raise InputError(f"{file} was measured with other settings: remove it or choose another --runs")
+            found[name] = kept["found"]
+        else:
+            found[name] = (searched if name in SEARCHED else without_search)(setting, name, repeats, base)
+            found[name].pop("curves", None)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"settings": mark, "found": found[name]})
         print(f"  {name}: {brief(found[name])}", flush=True)
         # A learning rate is a constant of its program: hundreds of them take more memory maps than Linux gives a process.
         jax.clear_caches()
-    for value in found.values():
-        value.pop("curves", None)
     return found
 
 
@@ -438,13 +463,16 @@ def main() -> None:
     parser = _bench.parser(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--only", nargs="+", choices=list(TASKS), default=list(TASKS), help="tasks to compare on")
     parser.add_argument("--no-search", action="store_true", help="leave out the policies that are found by search")
+    parser.add_argument("--runs", type=Path, default=_bench.ROOT / "runs" / "policies_compared", help="folder of what is done")
     arguments = parser.parse_args()
     output = arguments.output
     for task in arguments.only:
         runs: list[dict[str, dict[str, Any]]] = []
         for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
             print(f"{task}, seed {seed}", flush=True)
-            runs.append(run(with_draws(TASKS[task](seed, arguments.quick)), arguments.quick, not arguments.no_search))
+            folder = arguments.runs / f"{task}{'-quick' if arguments.quick else ''}-seed={seed}"
+            setting = with_draws(TASKS[task](seed, arguments.quick))
+            runs.append(run(setting, arguments.quick, not arguments.no_search, folder))
             # After every seed, each of which takes minutes: what is done is not lost.
             summary = summarise(runs)
             if output is not None and len(arguments.only) > 1:

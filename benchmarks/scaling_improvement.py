@@ -14,7 +14,8 @@ rate, chosen on validation draws, gradients clipped.
 Searches live in run folders under --runs: a stopped benchmark goes on where it was, within an evaluation too for --preset
 paper, whose sweeps go segment by segment through host memory and disk. Matrix products in float32 without TF32.
 
-    python benchmarks/scaling_improvement.py                                  # CPU preset
+    python benchmarks/scaling_improvement.py --rows 1 2 3                     # CPU preset, 1.5 hours on 2 cores
+    python benchmarks/scaling_improvement.py --rows 4 --claims a              # its longest rung, half an hour more
     python benchmarks/scaling_improvement.py --preset paper --rows 1 --claims a --seeds 0    # a GPU: T = 1000, N = 4096
     python benchmarks/scaling_improvement.py --preset paper --rows 2 3 --claims a --seeds 0  # T = 2000, N = 8192; T = 4000, N =
     16384
@@ -107,7 +108,7 @@ def _paper(steps: int, examples: int, vocabulary: int) -> Rung:
 
 
 def _wide(width: int) -> Rung:
-    return Rung(200, 128, 224, dataclasses.replace(CPU.task.model, width=width))
+    return Rung(100, 64, 192, dataclasses.replace(CPU.task.model, width=width))
 
 
 PAPER = "L0 = 0.051, t0 = T/10"
@@ -116,7 +117,7 @@ PAPER = "L0 = 0.051, t0 = T/10"
 TINY = TransformerConfig(length=8, width=8, layers=1, heads=2)
 PRESETS = {
     "cpu": {
-        "ladder": [Rung(100, 64, 192), Rung(200, 128, 224), Rung(400, 256, 256)],
+        "ladder": [Rung(50, 32, 160), Rung(100, 64, 192), Rung(200, 128, 224), Rung(400, 256, 256)],
         "sizes": [_wide(w) for w in (16, 24, 32, 48)],
     },
     "paper": {"ladder": [_paper(1000, 4096, 4000), _paper(2000, 8192, 4500), _paper(4000, 16384, 5000)], "sizes": []},
@@ -256,6 +257,8 @@ def main() -> None:
         chosen["ladder"] = [preset["ladder"][row - 1] for row in arguments.rows]
     payload: dict[str, Any] = {"claims": {}}
     name = "scaling_improvement" + ("" if arguments.preset == "cpu" else f"_{arguments.preset}")
+    if arguments.rows is not None and "sizes" not in arguments.only:
+        name += "_rows_" + "_".join(map(str, arguments.rows))
     # TF32 keeps ten bits: too few for a costate that is carried back through the whole run.
     with jax.default_matmul_precision("highest"):
         for claim, part in ((claim, part) for claim in arguments.claims for part in arguments.only):
@@ -274,7 +277,7 @@ def main() -> None:
                 print(f"\nscaling laws over sizes, claim ({claim}): mine / base")
                 _bench.table({"ratio": ratio, **value} for ratio, value in record["laws"]["summary"].items())
             payload["claims"].setdefault(claim, {})[part] = record
-    _bench.save(name, payload, arguments)
+            _bench.save(name, payload, arguments)  # after every part, each of which takes many minutes
 
 
 if __name__ == "__main__":
