@@ -135,16 +135,12 @@ def plain_run(setting: Setting) -> float:
 
 
 def products(setting: Setting, name: str, memory: float = 0.0) -> float:
-    """One run with a policy in that unit: beside the step's 3 N what its weights need, and the target loss."""
+    """One run with a policy in that unit: beside the step's 3 N what its weights need, and the target loss.
+
+    Losses and the forward half of every derivative are the step's own, which XLA computes once: loss-based weights are free.
+    """
     n, k = sizes(setting)
-    extra = {
-        "lookahead": 3 * n + 3 * k,
-        "high loss": n,
-        "low loss": n,
-        "RHO-loss": n,
-        "scorer, search": n,
-        "law-guided": (8 if memory else 3) * n + 3 * k,
-    }
+    extra = {"lookahead": 2 * n + 3 * k, "law-guided": (6 if memory else 2) * n + 3 * k}
     return setting.steps * (3 * n + k + extra.get(name, 0)) / plain_run(setting)
 
 

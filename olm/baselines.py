@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from olm import policy as policies
-from olm.errors import DivergenceError, InputError
+from olm.errors import DivergenceError, InputError, check_number
 from olm.law import contributions
 from olm.learner import examples, make_step
 from olm.train import inputs, train, uniform_phi
@@ -51,7 +51,8 @@ def lookahead() -> Policy:
     """Weights by what one step on an example alone would gain on the target now, γ_n = [CT_n]₊ / Σ_m [CT_m]₊.
 
     CT_n = ∇L(θ_t)·∇ℓ_n(θ_t) on ``task.target``; examples that would do harm get nothing, and where none would help all weigh the
-    same (the paper skips such a step). No parameters. Features cost one target gradient (3 K) and one jvp of the losses (3 N).
+    same (the paper skips such a step). No parameters. Features cost one target gradient (3 K) and one jvp of the losses (2 N, as
+    their forward pass is the step's own).
 
     Returns:
       A `Policy` with φ = ().
@@ -85,12 +86,10 @@ def _ranking(name: str, temperature: float | None, share: float | None) -> Calla
     if (temperature is None) == (share is None):
         raise InputError(f"{name}(temperature={temperature}, share={share}): give one of the two")
     if temperature is not None:
-        if not 0 < temperature < math.inf:
-            raise InputError(f"{name}(temperature={temperature}): give a positive number of nats")
+        check_number(f"{name}: temperature", temperature, "give a positive number of nats", 0, math.inf, open_low=True)
         return lambda scores: jax.nn.softmax(scores / temperature)
     assert share is not None
-    if not 0 < share <= 1:
-        raise InputError(f"{name}(share={share}): give a share of the examples above 0, at most 1")
+    check_number(f"{name}: share", share, "give a share of the examples above 0, at most 1", 0, 1, open_low=True)
 
     def top(scores: Array) -> Array:
         kept = max(1, round(share * scores.shape[0]))
@@ -108,7 +107,7 @@ def high_loss(temperature: float | None = None, share: float | None = None) -> P
     """Weights that rise with the loss, γ_n ∝ exp(ℓ_n(θ_t) / τ), or equal weights for the examples of highest loss.
 
     The first is gradient descent on the tilted loss τ log (1/B) Σ_n exp(ℓ_n / τ), between the mean (τ → ∞) and the worst
-    example (τ → 0). No parameters. Features cost one forward pass (N), which the step itself may share.
+    example (τ → 0). No parameters. Features cost nothing: the losses are the step's own.
 
     Args:
       temperature: τ > 0, nats.
@@ -350,7 +349,7 @@ def law_guided(
     gradient keeps its direction, and overshoots once it turns. The optimiser's state is held fixed in these derivatives.
     Exponential averages of past target gradients, not carried, did worse than either where they were tried, and are not offered.
 
-    One run builds the table, at 6 N + 3 K products a step with μ = 0 and 11 N + 3 K otherwise, and has then trained the model;
+    One run builds the table, at 5 N + 3 K products a step with μ = 0 and 9 N + 3 K otherwise, and has then trained the model;
     `olm.train` with the table, the same task and key goes through the same steps again.
 
     Args:
@@ -375,12 +374,10 @@ def law_guided(
     >>> law_guided(task, Learner(optax.sgd(0.1)), steps=3, key=jax.random.key(0)).round(2).tolist()
     [[0.5, 0.5], [0.55, 0.45], [0.59, 0.41]]
     """
-    if not 0 < rate < math.inf:
-        raise InputError(f"law_guided(rate={rate}): give a positive number")
-    if not 0 <= forget < 1:
-        raise InputError(f"law_guided(forget={forget}): give a number from 0 up to (not including) 1")
-    if not 0 <= memory <= 1:
-        raise InputError(f"law_guided(memory={memory}): give a number from 0 to 1")
+    check_number("law_guided: rate", rate, "give a positive number", 0, math.inf, open_low=True)
+    if check_number("law_guided: forget", forget, "give a number from 0 up to (not including) 1", 0, 1) == 1:
+        raise InputError("law_guided: forget is 1: give a number from 0 up to (not including) 1")
+    check_number("law_guided: memory", memory, "give a number from 0 to 1", 0, 1)
     table = policies.table()
     arguments, carry = inputs(task, learner, table, uniform_phi(table, task, learner, steps), steps, key)
     functions = Task(task.init, task.losses, None, None, target_losses=task.target_losses)

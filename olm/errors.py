@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -47,6 +48,33 @@ def check_whole(name: str, value: Any, least: int) -> int:
     except TypeError:  # no whole number at all
         pass
     raise InputError(f"{name} is {value!r}: give a whole number of at least {least}")
+
+
+def check_number(name: str, value: Any, wanted: str, low: float, high: float, *, open_low: bool = False) -> float:
+    """Fail unless ``value`` is a finite real number within [low, high], or (low, high] if ``open_low``.
+
+    Args:
+      name: what the message calls it.
+      value: what was given; True and False are no numbers.
+      wanted: the message's last words.
+      low, high: the ends; an infinite one is never reached.
+
+    Returns:
+      The number.
+
+    Raises:
+      InputError: for anything else.
+
+    >>> check_number("rate", 0.5, "give a positive number", 0, float("inf"), open_low=True)
+    0.5
+    """
+    try:
+        number = float("nan") if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (math.isfinite(number) and low <= number <= high and not (open_low and number == low)):
+        raise InputError(f"{name} is {value!r}: {wanted}")
+    return number
 
 
 def check_kinds(**arguments: tuple[Any, type]) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import olm
+from olm.train import inputs
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +121,76 @@ def test_table_aligns_its_columns(bench, capsys) -> None:
     expected = "what     seconds\nforward     0.25\nback          11\nnone           -"
     assert bench.table(rows) == expected
     assert capsys.readouterr().out == expected + "\n"
+
+
+# --- costs that policies_compared states -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(bench: ModuleType) -> ModuleType:
+    folder = str(bench.ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("policies_compared")
+    finally:
+        sys.path.remove(folder)
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> float:
+    compiled = getattr(function, "lower", jax.jit(function).lower)(*arguments).compile()
+    cost = compiled.cost_analysis()
+    return (cost[0] if isinstance(cost, list) else cost)["flops"]
+
+
+def test_stated_costs_of_a_step_are_those_of_the_compiled_programs(compared) -> None:
+    """Matrix products of a step's weights, counted by XLA in a deep network of equal layers, against `products`."""
+    n, k, width, layers = 24, 40, 64, 12
+
+    def losses(params: list[jax.Array], batch: jax.Array) -> jax.Array:
+        for layer in params:
+            batch = jnp.tanh(batch @ layer)
+        return jnp.sum(batch**2, axis=1)
+
+    params = list(0.1 * jax.random.normal(jax.random.key(0), (layers, width, width)))
+    train, target = jnp.ones((n, width)), jnp.ones((k, width))
+    task = olm.Task(lambda key: params, losses, train, target)
+    setting = compared.Setting(task, 1, compared.gentle, 0.1, jax.random.key(0), {"target_draws": k}, None)
+    unit = flops(losses, params, train) / n  # one product of one example
+    key, steps, learner = jax.random.key(0), 3, setting.learner(0.1)  # XLA counts a loop's body once
+
+    def counted(policy: olm.Policy) -> float:
+        phi = policy.init(steps, n, n)
+        curve = lambda zero: olm.train(task, learner, policy, phi, steps=steps, key=key).target + zero  # noqa: E731
+        return flops(curve, 0.0) / unit
+
+    uniform = counted(olm.policy.uniform())
+    assert uniform == pytest.approx(compared.plain_run(setting), rel=0.03)
+    for name, policy in (
+        ("lookahead", compared.baselines.lookahead()),
+        ("high loss", compared.baselines.high_loss(share=0.5)),
+        ("RHO-loss", compared.baselines.rho_loss(share=0.5)),
+        ("scorer, search", olm.policy.scorer()),
+    ):
+        assert counted(policy) / uniform == pytest.approx(compared.products(setting, name), rel=0.03), name
+    # The guided run goes without a target loss.
+    table = olm.policy.table()
+    arguments, carry = inputs(task, learner, table, table.init(steps, n, n), steps, key)
+    for memory in (0.0, 1.0):
+        run = compared.baselines._guide(task._replace(train=None, target=None), learner, steps, memory > 0)
+        guided = flops(run, arguments.aux, arguments.data, carry, *map(jnp.asarray, (0.1, 0.0, memory))) / unit
+        assert (guided + k) / uniform == pytest.approx(compared.products(setting, "law-guided", memory), rel=0.03), memory
+
+
+def test_a_table_that_is_built_is_judged_by_a_run_of_its_own(compared) -> None:
+    setting = compared.perceptrons(0, quick=True)
+    side = compared.Side(compared.with_draws(setting), "law-guided")
+    side.runs = {(0, 0.1): 1.0, (0, 0.2): 1.0}
+    assert side.cost() == pytest.approx(2 * (side.run_cost(0) + 1)) and side.run_cost(0) > 1
+    assert side.targets_seen(side.cost()) == 2 * setting.search["target_draws"]
+
+
+def test_settings_compete_at_other_rates_only_if_they_did_well(compared) -> None:
+    side = compared.Side(compared.with_draws(compared.perceptrons(0, quick=True)), "RHO-loss")
+    areas = [0.5, 0.2, 0.3, 0.4, 0.6]
+    side.area = lambda which, rate: areas[which] if rate == 0.1 else [0.0, 0.9, 0.1, 0.8, 0.0][which]
+    assert side.choose(0.1) == 1 and side.choose(0.2) == 2

@@ -140,6 +140,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, runs: str) -> 
     equal = write(tmp_path / "equal.csv", {"N": np.full(25, 1e8), "D": D, "loss": loss(1e8, D)})
     few = write(tmp_path / "few.csv", {"N": N[:3], "D": D[:3], "loss": loss(N, D)[:3]})
     twice = write(tmp_path / "twice.csv", {"step": [1, 2, 2], "lr": [1, 1, 1], "loss": [3, 2, 2]})
+    millions = write(tmp_path / "millions.csv", {"N": N, "D": D / 1e6, "loss": loss(N, D)})
+    single = write(tmp_path / "single.csv", {"N": [1e7, 1e7, 1e8], "D": [1e9, 2e9, 1e9], "loss": [3, 2.9, 2.8]})
+    holed = write(
+        tmp_path / "holed.csv", {"N": [1e8, *N], "D": [1e10, *D], "final": [9.0, *loss(N, D)], "set": ["b"] + ["a"] * 25}
+    )
     final = ["--columns", "loss=final"]
     cases: list[tuple[list[str], str]] = [
         ([], "name a table"),
@@ -154,7 +159,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, runs: str) -> 
         ([runs, *final, "--fixed", "gamma=1"], "fixed has 'gamma'"),
         ([runs, *final, "--fixed", "alpha=x"], "--fixed alpha is 'x'"),
         ([runs, *final, "--huber", "x"], "--huber is 'x'"),
-        ([runs, *final, "--fixed", "E=2.5", "alpha=0.3", "beta=0.3"], "is not above the irreducible E = 2.5"),
+        (
+            [holed, *final, "--where", "set=a", "--fixed", "E=2.5", "alpha=0.3", "beta=0.3"],
+            f"holed.csv, line {int(np.argmax(loss(N, D) <= 2.5)) + 3}: loss",
+        ),
+        ([single, "--law", "envelope"], "single.csv, line 4 has one record"),
+        ([millions], "millions.csv, line 22: D is at most 1e+06 tokens, 0.0001 for each parameter in the median row"),
+        ([runs, *final, "--law", "step", "--fixed", "B=2", "--columns", "step=params"], "--fixed B: --law step holds L0 or t0"),
         ([runs, *final, *HELD, "--holdout", "2"], "--holdout is 2"),
         ([runs, *final, "--warmup", "3"], "--warmup has no meaning with --law chinchilla"),
         ([runs, *final, "--law", "isoflop", "--bootstrap", "3"], "--bootstrap has no meaning with --law isoflop"),
@@ -186,6 +197,10 @@ def test_step_laws_of_two_runs_share_their_irreducible_loss(tmp_path: Path, caps
         assert one["B"] == pytest.approx([3000.0, 800.0], rel=2e-3)
         assert one["beta"] == pytest.approx([0.3, 0.34], rel=1e-3)
     assert (tmp_path / "out" / "curves.png").exists()
+    words = ["fit", *map(str, files), "--law", "step", "--fixed", "L0=0.9", "t0=100", "--output", str(tmp_path / "held")]
+    assert main(words) == 0
+    held = json.loads((tmp_path / "held" / "fit.json").read_text())["fits"]
+    assert [(one["L0"], one["t0"]) for one in held] == [(0.9, 100.0)] * 2 and held[0]["B"][0] != pytest.approx(3000.0, rel=0.1)
     assert main(["fit", str(files[0]), "--law", "step", "--bootstrap", "9"]) == 2
     assert "--bootstrap has no meaning with --law step" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ from olm.cli import law as command
 from olm.cli import main
 from olm.errors import DivergenceError, InputError
 from olm.plots import law as law_plots
-from olm.records import load_arrays, read_json
+from olm.records import load_arrays, read_json, save_arrays
 from olm.tasks.perceptron import perceptron
 
 SEARCH = "search perceptron --width 4 --examples 16 --targets 8 --tests 8 --steps 8 --target-draws 16 --evaluations 3 --quiet"
@@ -61,7 +61,8 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     record = read_json(copy / "law.json")
     assert record["found"]["similarity"] == json.loads(json.dumps(expected.summary()["similarity"]))
     assert record["found"]["gap"] < record["uniform"]["gap"]
-    names = ["similarity", "similarity_costate", "gap", "dropped_target", "dropped_test", "learned", "redundant"]
+    names = ["similarity", "similarity_costate", "gap", "dropped_target", "dropped_test", "redundant"]
+    assert record["settings"]["search_saw_target"] is False and "did not see" in said.err  # the search draws
     drawn = {path.name for path in (copy / "figures").glob("law_*")}
     assert drawn == {f"law_{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert not list(copy.glob("**/.*.tmp"))
@@ -69,9 +70,18 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     assert "law.json" in page and all(
         figure.title in page for figure in law_plots.figures(written["found"], written["uniform"]).values()
     )
+    assert "law.npz" not in page
     (copy / "law.npz").write_bytes(b"damaged")
     assert main(["report", str(copy)]) == 0
-    assert "law.npz" in (copy / "report.html").read_text(encoding="utf-8")
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "law.npz" in page and not any(
+        figure.title in page for figure in law_plots.figures(written["found"], written["uniform"]).values()
+    )
+    short = {**written, "found": {**written["found"], "seen": {**written["found"]["seen"], "gap": np.zeros(3)}}}
+    save_arrays(copy / "law.npz", short)  # arrays that do not go together: one figure is missing, the others are there
+    assert main(["report", str(copy)]) == 0
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "distance from an optimum” cannot be drawn" in page and "Do all examples contribute alike?" in page
 
 
 def test_a_search_that_goes_on_drops_what_was_measured_before(copy: Path) -> None:
@@ -89,7 +99,7 @@ def test_flags_reach_the_study(copy: Path, capsys: pytest.CaptureFixture[str], m
     assert capsys.readouterr().err == ""
     found = load_arrays(copy / "law.npz")["found"]
     assert found["at"].tolist() == [0, 3, 6] and set(found["curves"]) == {"target"}
-    assert found["seen"]["learned"].tolist() == [4, 4, 4]
+    assert found["seen"]["learned"].tolist() == [4, 4, 4] and "law_learned" in law_plots.figures(found)
     assert read_json(copy / "law.json")["settings"]["learned_share"] == 0.25
 
 
@@ -202,7 +212,11 @@ def test_learned_and_redundant_examples_are_picked() -> None:
     weights, losses = [[0.1, 0.9], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]
     axes = law_plots.learned_weights(weights, losses)
     assert axes.get_title("left") == "50% of the learned examples are at or below 0.2"
-    assert law_plots.learned_weights(weights, np.add(losses, 1)).get_title("left").startswith("50% of the examples of least loss")
+    # Beside an example of weight 4 that is not among those shown, ½ is small too.
+    axes = law_plots.learned_weights(weights, losses, largest=[4.0, 4.0])
+    assert axes.get_title("left") == "100% of the learned examples are at or below 0.2"
+    axes = law_plots.learned_weights(weights, np.add(losses, 1), quantile=0.05)
+    assert axes.get_title("left").startswith("50% of the examples of least loss")
     image = law_plots.redundant_weights([[0.25, 0.75], [0.5, 0.5]], [[1.0, -1.0], [1.0, 1.0]], n_examples=2).collections[0]
     shown = np.ma.masked_invalid(image.get_array()).reshape(2, 2)
     # By mean weight the first example is on top: its weights are 1/2 and 1 of uniform; the second one is harmful at first.
@@ -217,8 +231,15 @@ def tables(group: bool) -> dict[str, Any]:
         "at": AT,
         "examples": np.array(8),
         "thresholds": np.array([0.0, 1e-3, 1e-2, 1e-1]),
+        "learned": np.array([1e-6, 0.5]),
+        "small": np.array(0.2),
         "similarity": {name: rng.uniform(size=5) for name in names},
-        "seen": {"gap": rng.uniform(size=5), "zero": np.tile([0.0, 1.0, 2.0, 4.0], (5, 1)), **dict.fromkeys(names, part)},
+        "seen": {
+            "gap": rng.uniform(size=5),
+            "largest": np.ones(5),
+            "zero": np.tile([0.0, 1.0, 2.0, 4.0], (5, 1)),
+            **dict.fromkeys(names, part),
+        },
         "kept": {"weights": rng.uniform(size=(5, 3)), "losses": rng.uniform(size=(5, 3)), "target": rng.normal(size=(5, 3))},
         **({"group": {"weight": rng.uniform(size=(5, 2)), "target": rng.uniform(size=(5, 2))}} if group else {}),
     }
@@ -250,6 +271,8 @@ def test_tables_say_which_figures_there_are(group: bool) -> None:
         (lambda: law_plots.dropped_examples([1.0], {}), "no threshold"),
         (lambda: law_plots.dropped_examples([1.0], {"0": ([1.0, 1.0], [1.0])}), "0 has 2 and 1 shares"),
         (lambda: law_plots.learned_weights([[1.0]], [[1.0, 2.0]]), "weights have shape"),
+        (lambda: law_plots.learned_weights([[1.0]], [[1.0]]), "no example's loss is at most 1e-06 nats"),
+        (lambda: law_plots.learned_weights([[1.0]], [[0.0]], largest=[1.0, 1.0]), "2 largest weights for 1 steps"),
         (lambda: law_plots.redundant_weights([[1.0]], [[1.0, 2.0]]), "weights have shape"),
         (lambda: law_plots.redundant_weights([[1.0]], [[-1.0]]), "no example has a contribution above 0"),
         (lambda: law_plots.by_group(AT, np.ones((4, 2))), r"shape \(4, 2\): give one of each group for 5 steps"),

@@ -250,6 +250,7 @@ def test_a_trend_along_a_search_and_its_fit() -> None:
     fit = law.fit_similarity(ratios, points + 1e-3 * np.cos(9 * ratios))
     assert fit.b == pytest.approx(3.26, abs=0.03) and fit.rmse < 1e-3 and not fit.at_bound
     assert law.fit_similarity(ratios, ratios).at_bound  # a straight line has no asymptote
+    assert not fit.falling and law.fit_similarity(ratios, -points).falling
 
 
 @pytest.mark.parametrize(
@@ -272,6 +273,8 @@ def test_settings_that_mean_nothing_are_refused(settings: dict, message: str) ->
         law.study(small_task(), LEARNERS["sgd"], olm.policy.uniform(), (), steps=3, key=KEY, **settings)
     with pytest.raises(InputError, match="at least four"):
         law.fit_similarity([1.0], [1.0])
+    with pytest.raises(InputError, match="must be numbers"):
+        law.fit_similarity(["a"] * 4, [1.0] * 4)
 
 
 def test_a_long_run_is_measured_at_up_to_250_steps() -> None:

@@ -62,6 +62,15 @@ def marks(ax: Any, marker: str) -> list[tuple[float, float]]:
     ]
 
 
+def test_the_right_axis_of_a_search_reads_compression_ratios() -> None:
+    axes = plots.objective_history(HISTORY, alphabet=2)
+    (right,) = axes.child_axes
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    np.testing.assert_allclose(sorted(right.get_ylim()), [np.log(2) / high, np.log(2) / low], rtol=1e-6)
+    assert "compression ratio" in right.get_ylabel() and not plots.objective_history(HISTORY).child_axes
+
+
 # --- style ------------------------------------------------------------------------------------------------------------
 
 

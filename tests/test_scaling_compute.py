@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -140,6 +141,25 @@ def test_what_cannot_be_allocated_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="only a law of N and D"):
         allocate(steps, 1e20)
+
+
+def test_a_fit_that_its_rows_do_not_determine_allocates_nothing() -> None:
+    known = fitted(SYMMETRIC)
+    lost = dataclasses.replace(known, covariance=np.full((5, 5), np.nan), message="no intervals: the rows do not determine A")
+    with pytest.raises(InputError, match=r"says nothing of budgets \(no intervals: the rows do not determine A"):
+        allocate(lost, 1e20)
+
+
+def test_refits_without_a_best_size_are_left_out_and_counted(noisy: Fit) -> None:
+    """With A = 10⁻⁹ no size is too large, down to N = 1: the loss falls to the end."""
+    whole = allocate(noisy, [1e20, 1e22], closed_form=False)
+    assert whole.bootstrap is not None and noisy.samples is not None and not whole.without_optimum.any()
+    flat = noisy.samples[:5] * np.array([1, 1e-12, 1, 1, 1])
+    some = allocate(dataclasses.replace(noisy, samples=np.r_[noisy.samples, flat]), [1e20, 1e22], closed_form=False)
+    assert some.without_optimum.tolist() == [5, 5] and some.rows()[0]["refits_without_optimum"] == 5
+    np.testing.assert_allclose(some.bootstrap["N"], whole.bootstrap["N"])
+    with pytest.raises(InputError, match="no refit of the bootstrap has a best size"):
+        allocate(dataclasses.replace(noisy, samples=flat), 1e20, closed_form=False)
 
 
 # --- approaches 1 and 2 -----------------------------------------------------------------------------------------------

@@ -399,9 +399,13 @@ def spoilt(column: str, row: int, value: Any) -> dict[str, Any]:
         ({"D": [1e9] * 59}, r"columns differ in length \(N 60, D 59, loss 60\)"),
         (
             {"N": np.geomspace(0.07, 16, 60)},
-            r"column N looks like billions or millions \(largest 16 in row 60\): give parameters",
+            r"row 60, column N: is at most 16 parameters: give counts, not millions or billions",
         ),
-        ({"D": np.geomspace(1, 300, 60)}, r"column D looks like billions or millions .*: give tokens"),
+        ({"D": np.geomspace(1, 300, 60)}, r"row 60, column D: is at most 300 tokens: give counts"),
+        (
+            {"N": np.geomspace(1e8, 1e10, 60), "D": np.geomspace(2e3, 2e5, 60)},
+            r"D: is at most 200000 tokens, 2e-05 for",
+        ),
         ({"loss": None}, "no loss given"),
         ({"D": None}, "chinchilla needs column D: give N, D and loss"),
         ({"fixed": {"gamma": 1.0}}, "fixed has 'gamma': the parameters of chinchilla are E, A, B, alpha, beta"),

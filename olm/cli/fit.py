@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +22,7 @@ from olm.records.files import explained
 from olm.scaling import laws
 from olm.scaling.compute import Allocation, IsoFlop, allocate, envelope, isoflop
 from olm.scaling.curves import LossCurve, annealing, fit_curves, multi_power, predict_curve, rates_from_log, score
-from olm.scaling.fit import Fit, fit
+from olm.scaling.fit import Fit, fit, shown
 from olm.scaling.holdout import holdout
 from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps
 from olm.scaling.tables import Table, read_table, split_pairs
@@ -50,7 +52,7 @@ class Options:
     where: tuple[str, ...] = ()
     """COLUMN=VALUE, to use only the rows that have it."""
     fixed: tuple[str, ...] = ()
-    """PARAMETER=VALUE, held instead of fitted."""
+    """PARAMETER=VALUE, held instead of fitted; for step L0 and t0."""
     huber: str = "law"
     """δ of the Huber loss, none for least squares, or the law's own."""
     residual: Literal["law", "log", "raw"] = "law"
@@ -94,39 +96,6 @@ class Outcome:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def _shown(value: float) -> str:
-    """Five decimals, or six digits where five decimals would not show them."""
-    return f"{value:.5f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.6g}"
-
-
-def _described(found: Fit) -> list[str]:
-    """The law, how the fit went, and a table of its parameters."""
-    starts = found.starts_summary
-    lines = [
-        f"{found.law.name}: {found.law.equation}",
-        found.law.source,
-        f"{found.rows} rows, objective {found.objective:.10g} ({found.problem.residual} residuals), R² {found.r2:.5f}",
-        f"{found.status}: {starts['starts']} starts, {starts['converged']} converged, {starts['abandoned']} abandoned, "
-        f"{starts['in_best_basin']} in the best basin",
-    ]
-    if found.message:
-        lines.append(f"note: {found.message}")
-    percent, resampled = f"{100 * found.level:g}%", found.bootstrap_intervals
-    rows = [["parameter", "value", f"{percent} low", "high"] + (["bootstrap low", "high"] if resampled else [])]
-    for name, value in found.parameters.items():
-        if name in found.fixed:
-            ends = ["held", ""]
-        else:
-            ends = ["on a bound", ""] if name in found.at_bounds else [_shown(end) for end in found.intervals[name]]
-        rows.append([name, _shown(value), *ends, *(map(_shown, resampled[name]) if resampled else [])])
-    lines += ["", *aligned(rows)]
-    if found.bootstrap is not None:
-        done = found.bootstrap.summary()
-        others = f"of {done['subset']} refitted from many starts {done['other_basin']} ended lower than from the optimum"
-        lines.append(f"bootstrap: {done['refits']} refits, {done['failed']} did not converge; {others}")
-    return lines
-
-
 def _budget_lines(best: Allocation) -> list[str]:
     percent = f"{100 * best.level:g}%"
     rows = [["FLOPs", "N", percent, "D", percent, "D/N", "loss", percent]]
@@ -138,7 +107,10 @@ def _budget_lines(best: Allocation) -> list[str]:
             [f"{budget:.4g}", f"{N:.4g}", ends["N"], f"{D:.4g}", ends["D"], f"{D / N:.3g}", f"{best.loss[i]:.4f}", ends["loss"]]
         )
     kind = "delta method" if best.bootstrap is None else "bootstrap"
-    return ["", f"compute-optimal, C = {best.flops_per_token:g} N D, intervals by {kind}", *aligned(rows)]
+    lines = ["", f"compute-optimal, C = {best.flops_per_token:g} N D, intervals by {kind}", *aligned(rows)]
+    if best.without_optimum.any():
+        lines.append(f"note: up to {best.without_optimum.max()} refits have no best size at a budget and are left out there")
+    return lines
 
 
 # --- laws of a table --------------------------------------------------------------------------------------------------
@@ -151,14 +123,17 @@ def _settings(options: Options) -> dict[str, Any]:
         huber = _float(options.huber, "--huber", "a number above 0, none or law")
     elif options.huber == "none":
         huber = None
-    fixed = {name: _float(value, f"--fixed {name}", "a number") for name, value in split_pairs(options.fixed, "--fixed").items()}
     return {
-        "fixed": fixed,
+        "fixed": _fixed(options),
         "huber": huber,
         "residual": options.residual,
         "level": _level(options),
         "check_units": not options.any_units,
     }
+
+
+def _fixed(options: Options) -> dict[str, float]:
+    return {name: _float(value, f"--fixed {name}", "a number") for name, value in split_pairs(options.fixed, "--fixed").items()}
 
 
 def _level(options: Options) -> float:
@@ -187,6 +162,20 @@ def _read(options: Options, path: str, needed: Sequence[str], **more: Any) -> Ta
     )
 
 
+def _of_lines(message: str, table: Table) -> str:
+    """A message about rows of the arrays as one about lines of the file they came from."""
+    return re.sub(r"\brow (\d+)", lambda row: f"{table.path}, line {table.lines[int(row[1]) - 1]}", message)
+
+
+@contextlib.contextmanager
+def _in_lines(table: Table) -> Iterator[None]:
+    """Faults that a fit finds are named by the file's lines, as those are that reading finds."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_of_lines(str(error), table)) from None
+
+
 def _one_table(options: Options) -> str:
     if len(options.tables) > 1:
         raise InputError(
@@ -213,14 +202,17 @@ def _law_of_runs(options: Options) -> Outcome:
     loss = table["loss"]
     settings = _settings(options)
     key = jax.random.key(options.seed) if options.bootstrap else None
-    found = fit(loss=loss, law=law, bootstrap=options.bootstrap, key=key, **settings, **columns)
-    lines, record = _described(found), found.as_dict()
+    with _in_lines(table):
+        found = fit(loss=loss, law=law, bootstrap=options.bootstrap, key=key, **settings, **columns)
+    found = replace(found, message=_of_lines(found.message, table))
+    lines, record = str(found).splitlines(), found.as_dict()
     held = np.zeros(len(loss), bool)
     predicted = found.predict(**columns)
     if options.holdout is not None:
         if not 0 < options.holdout < 1:
             raise InputError(f"--holdout is {options.holdout:g}: give a share of the rows between 0 and 1")
-        judged = holdout(loss=loss, law=law, largest=options.holdout, compute=table.columns.get("C"), **settings, **columns)
+        with _in_lines(table):
+            judged = holdout(loss=loss, law=law, largest=options.holdout, compute=table.columns.get("C"), **settings, **columns)
         lines += ["", f"fitted without the {len(judged['rows'])} rows of most compute: error on them "
                   f"{judged['mean_absolute_percent']:.3f}% (mean), {judged['worst_percent']:.3f}% (worst), "
                   f"bias {judged['bias_percent']:+.3f}%"]  # fmt: skip
@@ -296,11 +288,13 @@ def _approach(options: Options) -> Outcome:
     table = _read(options, _one_table(options), ["N", "D", "loss", *grouped], optional=["C"], positive=["N", "D", "C", "loss"])
     N, D, loss, C = table["N"], table["D"], table["loss"], table.columns.get("C")
     shared: dict[str, Any] = {"C": C, "flops_per_token": options.flops_per_token}
-    if options.law == "isoflop":
-        found = isoflop(N, D, loss, budgets=options.flops or None, level=_level(options), **shared)
-    else:
-        run = table["run"] if grouped else None
-        found = envelope(N, D, loss, run=run, smooth=options.smooth, seed=options.seed, level=_level(options), **shared)
+    shared |= {"level": _level(options), "check_units": not options.any_units}
+    with _in_lines(table):
+        if options.law == "isoflop":
+            found = isoflop(N, D, loss, budgets=options.flops or None, **shared)
+        else:
+            run = table["run"] if grouped else None
+            found = envelope(N, D, loss, run=run, smooth=options.smooth, seed=options.seed, **shared)
     title = "Approach 2, isoFLOP parabolas" if options.law == "isoflop" else "Approach 1, lower envelope of the curves"
     used = len(loss) if found.groups is None else int((found.groups >= 0).sum())
     of = f"{used} of {len(loss)} rows" if used < len(loss) else f"{used} rows"
@@ -378,7 +372,7 @@ def _law_of_curves(options: Options) -> Outcome:
     else:
         law = multi_power()
     found = fit_curves(curves, law, **{name: value for name, value in _settings(options).items() if name != "check_units"})
-    lines, record = _described(found), found.as_dict()
+    lines, record = str(found).splitlines(), found.as_dict()
     lines.append("note: rows of one curve are not independent, so that the intervals are too narrow")
     measures = ("r2", "mae", "rmse", "pred_e", "worst_e")
     drawn, rows = [], []
@@ -411,23 +405,26 @@ def _law_of_curves(options: Options) -> Outcome:
 
 
 def _law_of_steps(options: Options) -> Outcome:
-    unused = ("fixed", "huber", "residual", "bootstrap", "holdout", "flops", "form", "warmup", "test", "lam", "smooth", "level")
+    unused = ("huber", "residual", "bootstrap", "holdout", "flops", "form", "warmup", "test", "lam", "smooth", "level")
     _refuse(options, unused)
+    held = _fixed(options)
+    if unknown := [name for name in held if name not in ("L0", "t0")]:
+        raise InputError(f"--fixed {unknown[0]}: --law step holds L0 or t0, which its curves share")
     tables = [_read(options, path, ["step", "loss"], positive=["loss"]) for path in options.tables]
     curves = [(table["step"], table["loss"]) for table in tables]
-    found = [fit_steps(curves, criterion=criterion) for criterion in (CORRELATION, LEAST_SQUARES)]
+    found = [fit_steps(curves, criterion=criterion, **held) for criterion in (CORRELATION, LEAST_SQUARES)]
     lines = ["L = L0 + (B/t)^β, t > t0: Gu et al. 2024 (arXiv 2402.17759), Eq. 8"]
     rows: list[dict[str, Any]] = []
     for one in found:
-        lines += ["", f"{one.criterion}: L0 {_shown(one.L0)}, t0 {one.t0:g}"]
+        lines += ["", f"{one.criterion}: L0 {shown(one.L0)}, t0 {one.t0:g}"]
         if one.on_bound:
             lines.append(f"note: on a bound of what was tried: {', '.join(one.on_bound)}; B and β depend on it")
-        shown = [["curve", "B", "β", "r²"]]
-        shown += [
-            [path, _shown(B), _shown(beta), f"{r2:.5f}"]
+        table = [["curve", "B", "β", "r²"]]
+        table += [
+            [path, shown(B), shown(beta), f"{r2:.5f}"]
             for path, B, beta, r2 in zip(options.tables, one.B, one.beta, one.r2, strict=True)
         ]
-        lines += aligned(shown)
+        lines += aligned(table)
     for place, (path, (steps, losses)) in enumerate(zip(options.tables, curves, strict=True)):
         late = steps > found[0].t0
         both = [one.predict(steps[late], place) for one in found]

@@ -81,6 +81,9 @@ def run(words: Sequence[str]) -> int:
     with explained(record.path, "write to"):
         (record.path / "figures").mkdir(exist_ok=True)
 
+    # A search that draws its targets anew never saw the fixed sample that is measured here.
+    searched = record.config["kind"] != "train"
+    drawn = searched and task.draw is not None and options.search.target_draws > 0
     share = wanted.learned_share
     if share is None and options.task.name == "language":
         share = 0.05  # no sequence is ever learned to 1e-6 nats a token
@@ -105,9 +108,13 @@ def run(words: Sequence[str]) -> int:
         "learned": wanted.learned,
         "learned_share": share,
         "steps_between": studies["found"].settings.every,
+        "target": "task.target, the fixed sample",
+        "search_saw_target": not drawn if searched else None,
     }
     write_json(record.path / "law.json", {**summary, "settings": about, "versions": versions()})
     print(table(summary))
+    if drawn:
+        say("target: the fixed sample, which this search, with fresh draws for every evaluation, did not see")
     finish(record, on_missing=say)
     return 0
 

@@ -176,6 +176,8 @@ class Study:
             "at": self.at,
             "examples": np.asarray(self.examples),
             "thresholds": np.asarray(self.settings.thresholds),
+            "learned": np.asarray([np.nan if x is None else x for x in (self.settings.learned, self.settings.quantile)]),
+            "small": np.asarray(self.settings.small),
             "curves": self.curves,
             "similarity": {name: self.similarity(name) for name in self.names},
             "similarity_above_zero": {name: self.similarity(name, active=False) for name in self.names},

@@ -25,6 +25,7 @@ class SimilarityFit(NamedTuple):
       rmse: root of the mean squared residual.
       r2: share of the variance explained.
       at_bound: b went to the end of what is searched: the points fix no asymptote, and a, b, c no more than a line's slope.
+      falling: c < 0, the similarity falls as the compression ratio rises: the points contradict the law.
     """
 
     a: float
@@ -33,6 +34,7 @@ class SimilarityFit(NamedTuple):
     rmse: float
     r2: float
     at_bound: bool
+    falling: bool
 
     def predict(self, compression: Any) -> np.ndarray:
         """SIM at compression ratios below b."""
@@ -56,10 +58,13 @@ def fit_similarity(compression: Any, similarity: Any) -> SimilarityFit:
 
     >>> ratios = np.linspace(4.0, 5.0, 8)
     >>> fit = fit_similarity(ratios, 0.3 * np.log(4.0 / (5.5 - ratios)))
-    >>> round(fit.a, 4), round(fit.b, 4), round(fit.c, 4), fit.at_bound
-    (4.0, 5.5, 0.3, False)
+    >>> round(fit.a, 4), round(fit.b, 4), round(fit.c, 4), fit.at_bound, fit.falling
+    (4.0, 5.5, 0.3, False, False)
     """
-    x, y = np.asarray(compression, np.float64), np.asarray(similarity, np.float64)
+    try:
+        x, y = np.asarray(compression, np.float64), np.asarray(similarity, np.float64)
+    except (TypeError, ValueError):
+        raise InputError("compression ratios and similarities must be numbers: give two lists of the same length") from None
     if x.ndim != 1 or x.shape != y.shape or len(x) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError(f"{x.size} compression ratios and {y.size} similarities: give at least four finite pairs")
     span = float(np.ptp(x))
@@ -91,6 +96,7 @@ def fit_similarity(compression: Any, similarity: Any) -> SimilarityFit:
         rmse=float(np.sqrt(squares / len(x))),
         r2=1 - squares / total if total else float("nan"),
         at_bound=place in (0, len(grid) - 1),
+        falling=bool(c < 0),
     )
 
 

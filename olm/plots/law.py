@@ -234,20 +234,31 @@ def dropped_examples(x: Any, lines: Mapping[str, tuple[Any, Any]], ax: Any = Non
     return ax
 
 
-def learned_weights(weights: Any, losses: Any, ax: Any = None, *, limit: float = 1e-6, small: float = 0.2) -> Any:
+def learned_weights(
+    weights: Any,
+    losses: Any,
+    ax: Any = None,
+    *,
+    limit: float = 1e-6,
+    quantile: float | None = None,
+    small: float = 0.2,
+    largest: Any = None,
+) -> Any:
     """The distribution of γ / max γ over learned examples, and over all.
 
     Args:
-      weights, losses: [S, C] of some steps and examples; the largest weight is each step's among those given.
+      weights, losses: [S, C] of some steps and examples.
       ax: axes to draw on; None: a new figure.
-      limit: an example whose loss is at most this is learned; where none is, those of the least 5% of each step's losses are.
+      limit: an example whose loss is at most this is learned.
+      quantile: instead, those among this share of each step's least losses are.
       small: a vertical line.
+      largest: [S], the largest weight of each step among all its examples; None: among those given.
 
     Returns:
       The axes.
 
     Raises:
-      InputError: no weights, or losses of another shape.
+      InputError: no weights, losses of another shape, or no example that is learned.
 
     Source: Gu et al. 2024, Property 4.2 and Figure 9.
 
@@ -257,11 +268,16 @@ def learned_weights(weights: Any, losses: Any, ax: Any = None, *, limit: float =
     gamma, loss = numbers(weights, "the weights", 2), numbers(losses, "the losses", 2)
     if gamma.shape != loss.shape:
         raise InputError(f"weights have shape {gamma.shape}, losses {loss.shape}: give both of the same examples and steps")
-    ratio = gamma / np.maximum(gamma.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    most = gamma.max(axis=1) if largest is None else numbers(largest, "the largest weights")
+    if most.shape != gamma.shape[:1]:
+        raise InputError(f"{most.size} largest weights for {len(gamma)} steps: give one a step")
+    ratio = gamma / np.maximum(most[:, None], np.finfo(np.float64).tiny)
     learned, name, which = loss <= limit, f"learned, ℓ ≤ {limit:.0e}", "learned examples"
+    if quantile is not None:
+        learned = loss <= np.quantile(loss, quantile, axis=1, keepdims=True)
+        name, which = f"the {quantile:.0%} of least loss", "examples of least loss"
     if not learned.any():
-        learned = loss <= np.quantile(loss, 0.05, axis=1, keepdims=True)
-        name, which = "the 5% of least loss", "examples of least loss"
+        raise InputError(f"no example's loss is at most {limit:g} nats: raise the limit, or name a share of the least losses")
     with drawing(ax) as ax:
         from matplotlib.ticker import PercentFormatter
 
@@ -412,7 +428,8 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
         "law_similarity": LawFigure(
             "Do all examples contribute alike?",
             "The mean contribution ∇L·∇ℓₙ over the spread among examples with weight: infinite where the Learning Law holds "
-            "exactly. Thin lines: against the gradient on held-out data.",
+            "exactly. The target is the run's fixed sample, which a search that draws its targets did not see; thin lines: "
+            "against the gradient on held-out data.",
             lambda ax: over_steps(at, similar, ax, looks=looks),
         ),
         "law_similarity_costate": LawFigure(
@@ -441,12 +458,19 @@ def figures(found: Mapping[str, Any], uniform: Mapping[str, Any] | None = None) 
             functools.partial(_dropped, at, lines),
         )
     if "kept" in found:
-        kept = found["kept"]
-        result["law_learned"] = LawFigure(
-            "Do learned examples lose their weight?",
-            "The weights of examples that the model has learned, over the largest weight of their step; dashed: all examples.",
-            lambda ax: learned_weights(kept["weights"], kept["losses"], ax),
-        )
+        kept, (limit, share) = found["kept"], map(float, found["learned"])
+        learned = {
+            "limit": limit,
+            "quantile": share if share == share else None,
+            "small": float(found["small"]),
+            "largest": found["seen"]["largest"],
+        }
+        if learned["quantile"] is not None or (np.asarray(kept["losses"]) <= limit).any():
+            result["law_learned"] = LawFigure(
+                "Do learned examples lose their weight?",
+                "The weights of examples that the model has learned, over the largest of their step; dashed: all examples.",
+                lambda ax: learned_weights(kept["weights"], kept["losses"], ax, **learned),
+            )
         if (np.asarray(kept["target"]) > 0).any():
             result["law_redundant"] = LawFigure(
                 "Are redundant examples dropped?",

@@ -131,9 +131,16 @@ def _best(rows: Sequence[Mapping[str, Any]], best: int | None) -> int | None:
 
 
 def objective_history(
-    history: Sequence[Mapping[str, Any]], ax: Any = None, *, baseline: float | None = None, best: int | None = None
+    history: Sequence[Mapping[str, Any]],
+    ax: Any = None,
+    *,
+    baseline: float | None = None,
+    best: int | None = None,
+    alphabet: int | None = None,
 ) -> Any:
     """The objective of every evaluation of a search, what validation said, what was retried and which was kept.
+
+    With ``alphabet`` the right axis reads the same heights as compression ratios, as in Figure 4 of Gu et al. 2024.
 
     Args:
       history: one dict an evaluation: ``evaluation``, ``objective`` and, where known, ``validation`` and ``accepted``.
@@ -141,6 +148,7 @@ def objective_history(
       baseline: the objective of uniform weights.
       best: the evaluation that was kept, 0 for the start, one more than there are for the step after the last; None: the
         accepted one of least validation (objective where there is none).
+      alphabet: |V|, where the objective is the area J: CR = ln |V| / J; None: no right axis.
 
     Returns:
       The axes.
@@ -185,6 +193,12 @@ def objective_history(
         elif best is not None:  # kept, but no evaluation of the search
             ax.plot([], [], "*", color=GREEN, markersize=13, markeredgecolor="white",
                     label="kept: the step after the last" if best > x.max() else "kept: the start")  # fmt: skip
+        if alphabet is not None and ax.get_ylim()[0] > 0:
+
+            def turned(value: Any) -> Any:
+                return np.log(alphabet) / np.maximum(value, 1e-12)
+
+            ax.secondary_yaxis("right", functions=(turned, turned)).set_ylabel("compression ratio ln |V| / J")
         ax.set(xlabel="evaluation", ylabel="objective (nats)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(loc="best")

@@ -119,6 +119,12 @@ def _baseline_objective(facts: Facts) -> float | None:
     return scalar(facts.history[0].get("objective")) if facts.history and start == "uniform" else None
 
 
+def _alphabet(facts: Facts) -> int | None:
+    """|V| of a search whose objective is the area under the loss; None for any other."""
+    search, size = facts.run.config.get("search"), scalar(facts.summary.get("alphabet"))
+    return int(size) if isinstance(search, dict) and search.get("objective") == "area" and size and size > 1 else None
+
+
 def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
     """Title, caption and drawing function of each figure that there are numbers for, by file name."""
     curves, summary = facts.curves, facts.summary
@@ -129,8 +135,8 @@ def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
 
     found = {f"loss_{which}": loss(which) for which in ("test", "target") if f"baseline_{which}" in curves}
     if facts.history:
-        level, best = _baseline_objective(facts), summary.get("best_evaluation")
-        found["objective"] = lambda ax: plots.objective_history(facts.history, ax, baseline=level, best=best)
+        level, best, alphabet = _baseline_objective(facts), summary.get("best_evaluation"), _alphabet(facts)
+        found["objective"] = lambda ax: plots.objective_history(facts.history, ax, baseline=level, best=best, alphabet=alphabet)
     if "weights" in curves:
         weights, steps, group = curves["weights"], curves.get("weights_steps"), curves.get("group")
         whole = int(curves["n_examples"]) if "n_examples" in curves else None
@@ -142,7 +148,7 @@ def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
     if {"found", "uniform"} <= set(facts.law):
         try:
             figures |= law_figures(facts.law["found"], facts.law["uniform"])
-        except (InputError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             facts.missing.append(f"law.npz cannot be drawn ({error}): run olm law again.")
     return figures
 
@@ -155,7 +161,7 @@ def draw(facts: Facts) -> list[Drawn]:
             with plots.style():
                 axes = plots.new_figure(6.8, 4.0)
                 drawing(axes)
-        except InputError as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:  # arrays of a damaged file that do not go together
             facts.missing.append(f"The figure “{title}” cannot be drawn: {error}.")
         else:
             with plots.style():

@@ -121,7 +121,8 @@ class Allocation:
       N, D: [n], parameters and tokens.
       loss: [n], nats, as the law predicts it.
       intervals: {"N", "D", "loss": [n, 2]} by the delta method on logarithms.
-      bootstrap: the same as percentiles over the fit's refits, or None.
+      bootstrap: the same as percentiles over the fit's refits, or None; of those refits that have a best size.
+      without_optimum: [n], of how many refits the loss falls all the way to one end, so that they have none.
       level: of both.
       flops_per_token: c of C = c N D.
     """
@@ -132,6 +133,7 @@ class Allocation:
     loss: np.ndarray
     intervals: dict[str, np.ndarray]
     bootstrap: dict[str, np.ndarray] | None
+    without_optimum: np.ndarray
     level: float
     flops_per_token: float
 
@@ -146,6 +148,7 @@ class Allocation:
                 if self.bootstrap is not None:
                     low, high = self.bootstrap[name][i]
                     row |= {f"{name}_bootstrap_low": float(low), f"{name}_bootstrap_high": float(high)}
+                    row["refits_without_optimum"] = int(self.without_optimum[i])
             found.append(row)
         return found
 
@@ -223,8 +226,8 @@ def allocate(
       An `Allocation`.
 
     Raises:
-      InputError: a law without N and D, budgets that are not positive, a column without a value, or a law whose loss falls all
-        the way to one end, so that no size is best.
+      InputError: a law without N and D, budgets that are not positive, a column without a value, a fit whose rows do not
+        determine its parameters, or a law whose loss falls all the way to one end, so that no size is best.
 
     Source: Hoffmann et al. 2022 (arXiv 2203.15556), equation 4.
 
@@ -249,6 +252,8 @@ def allocate(
         raise InputError(f"flops are {flops}: give positive numbers")
     if not flops_per_token > 0:
         raise InputError(f"flops_per_token is {flops_per_token}: give a positive number, 6 by the usual count")
+    if np.isnan(fit.covariance).any():
+        raise InputError(f"the fit says nothing of budgets ({fit.message}): add runs, or hold parameters (fixed=, --fixed)")
     closed = law.name == "chinchilla" if closed_form is None else closed_form
     if closed and law.name != "chinchilla":
         raise InputError(f"{law.name} has no closed form: leave closed_form out")
@@ -268,15 +273,21 @@ def allocate(
             raise InputError(
                 f"at {worst:g} FLOPs no size is best: the fitted loss falls to the end; look at the exponents' bounds"
             )
-        samples = None
+        samples, lacking = None, np.zeros(len(budgets), int)
         if fit.samples is not None:
             drawn = jnp.asarray(_coordinates(law, fit.samples))
-            samples = np.asarray(jax.lax.map(lambda x: of(x)[0], drawn))
+            samples, interior = map(np.asarray, jax.lax.map(of, drawn))
+            usable = interior & np.isfinite(samples).all(axis=2)
+            lacking = (~usable).sum(axis=0)
+            if (lacking == len(samples)).any():
+                worst = budgets[int(np.argmax(lacking))]
+                raise InputError(f"at {worst:g} FLOPs no refit of the bootstrap has a best size: look at the exponents' bounds")
+            samples = np.where(usable[..., None], samples, np.nan)
     degrees = fit.rows - len(law.parameters) + len(fit.fixed)
     half = quantile(fit.level, degrees) * np.sqrt(np.maximum(np.einsum("nip,pq,niq->ni", jacobian, fit.covariance, jacobian), 0))
     places = {"N": 0, "D": 1, "loss": 2}
     tails = [(1 - fit.level) / 2, (1 + fit.level) / 2]
-    resampled = None if samples is None else np.exp(np.quantile(samples, tails, axis=0))
+    resampled = None if samples is None else np.exp(np.nanquantile(samples, tails, axis=0))
     return Allocation(
         flops=budgets,
         N=np.exp(centre[:, 0]),
@@ -286,6 +297,7 @@ def allocate(
             n: np.exp(np.stack([centre[:, i] - half[:, i], centre[:, i] + half[:, i]], axis=1)) for n, i in places.items()
         },
         bootstrap=None if resampled is None else {name: resampled[:, :, i].T for name, i in places.items()},
+        without_optimum=lacking,
         level=fit.level,
         flops_per_token=float(flops_per_token),
     )
@@ -382,6 +394,7 @@ def isoflop(
     tolerance: float = 0.05,
     flops_per_token: float = 6.0,
     level: float = 0.95,
+    check_units: bool = True,
 ) -> IsoFlop:
     """Approach 2: at each budget a parabola of the loss in ln N, its minimum, and power laws of the minima in C.
 
@@ -396,6 +409,7 @@ def isoflop(
       tolerance: how far from its budget, relative, a row may be.
       flops_per_token: c of C = c N D.
       level: of the exponents' intervals.
+      check_units: refuse N or D that look like millions or billions.
 
     Returns:
       An `IsoFlop`.
@@ -412,7 +426,8 @@ def isoflop(
     >>> round(found.N_law.exponent, 6), (found.D / found.N).round(6).tolist()
     (0.5, [20.0, 20.0])
     """
-    table = checked_columns({"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C}), ["N", "D", "loss"])
+    given = {"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C})
+    table = checked_columns(given, ["N", "D", "loss"], check_units)
     N, D, loss = table["N"], table["D"], table["loss"]
     flops = table["C"] if C is not None else flops_per_token * N * D
     if (flops <= 0).any():
@@ -482,6 +497,7 @@ def envelope(
     level: float = 0.8,
     seed: int = 0,
     flops_per_token: float = 6.0,
+    check_units: bool = True,
 ) -> IsoFlop:
     """Approach 1: the lower envelope of runs' loss curves over compute, and power laws through the runs on it.
 
@@ -500,6 +516,7 @@ def envelope(
       level: of the intervals, 0.8 being the paper's 10th to 90th percentile.
       seed: of the subsamples.
       flops_per_token: c of C = c N D.
+      check_units: refuse N or D that look like millions or billions.
 
     Returns:
       An `IsoFlop` without parabolas.
@@ -514,7 +531,8 @@ def envelope(
     >>> round(found.N_law.exponent, 1), round(found.D_law.exponent, 1)
     (0.5, 0.5)
     """
-    table = checked_columns({"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C}), ["N", "D", "loss"])
+    given = {"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C})
+    table = checked_columns(given, ["N", "D", "loss"], check_units)
     flops = table["C"] if C is not None else flops_per_token * table["N"] * table["D"]
     labels = np.unique(table["N"] if run is None else np.asarray(run), return_inverse=True)[1]
     check_whole("points", points, 2)

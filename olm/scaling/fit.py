@@ -22,7 +22,7 @@ from olm.scaling.laws import Law, named
 from olm.scaling.problem import Problem, grid, pose
 from olm.types import Array
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "fit", "shown"]
 
 SAME_BASIN = 1e-6  # relative: objectives this close count as one optimum
 ON_BOUND = 1e-9
@@ -174,16 +174,21 @@ class Fit:
             f"{self.status}: {starts['starts']} starts, {starts['converged']} converged, {starts['abandoned']} given up, "
             f"{starts['in_best_basin']} in the best basin",
         ]
-        head += [self.message] if self.message else []
+        head += [f"note: {self.message}"] if self.message else []
+        if self.bootstrap is not None:
+            done = self.bootstrap.summary()
+            others = f"of {done['subset']} refitted from many starts {done['other_basin']} ended lower than from the optimum"
+            head.append(f"bootstrap: {done['refits']} refits, {done['failed']} did not converge; {others}")
         percent = f"{100 * self.level:g}%"
         rows = [
             ["parameter", "value", f"{percent} low", "high"] + (["bootstrap low", "high"] if self.samples is not None else [])
         ]
         bootstrap = self.bootstrap_intervals
         for name, value in self.parameters.items():
-            row = [name, f"{value:.6g}"]
-            row += ["held", ""] if name in self.fixed else [f"{bound:.6g}" for bound in self.intervals[name]]
-            row += [f"{bound:.6g}" for bound in bootstrap[name]] if bootstrap is not None else []
+            row = [name, shown(value)]
+            words = "held" if name in self.fixed else "on a bound" if name in self.at_bounds else None
+            row += [words, ""] if words else [*map(shown, self.intervals[name])]
+            row += [*map(shown, bootstrap[name])] if bootstrap is not None else []
             rows.append(row)
         return head, rows
 
@@ -202,6 +207,15 @@ class Fit:
         ]
         body = "".join(f"<tr>{row}</tr>" for row in cells)
         return f"<p>{'<br>'.join(map(html.escape, head))}</p><table>{body}</table>"
+
+
+def shown(value: float) -> str:
+    """Five decimals, or six digits where five decimals would not show them.
+
+    >>> shown(0.29287), shown(15415.991)
+    ('0.29287', '15416')
+    """
+    return f"{value:.5f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.6g}"
 
 
 def _finite(value: Any) -> Any:
@@ -253,7 +267,7 @@ def fit(
       groups: [rows], a label a row, such as the run that a checkpoint is of: the bootstrap draws whole groups. The delta method
         takes rows for independent; where several belong to one run its intervals are too narrow.
       level: of the intervals.
-      check_units: refuse N or D whose largest is below 10⁴, which is what counts in billions look like.
+      check_units: refuse N or D that look like millions or billions (`olm.scaling.problem.wrong_unit`).
       screen: after how many iterations how many starts go on; None: every start goes on to the end.
       columns: the law's other columns, [rows] each.
 
@@ -346,7 +360,7 @@ def _refuse_unidentified(problem: Problem, starts: np.ndarray) -> None:
         value = columns[constant[0]][0]
         raise InputError(
             f"column {constant[0]}: every row has {value:g}, which cannot tell {', '.join(names)} apart: "
-            f"add runs with other values of {constant[0]}, or hold parameters by fixed="
+            f"add runs with other values of {constant[0]}, or hold parameters (fixed=, --fixed)"
         )
 
 

@@ -20,10 +20,12 @@ from olm.errors import InputError
 from olm.scaling.laws import Law, Parameter
 from olm.types import Array
 
-__all__ = ["Functions", "Problem", "checked_columns", "grid", "pose"]
+__all__ = ["Functions", "Problem", "checked_columns", "grid", "pose", "wrong_unit"]
 
-# Sizes and token counts in billions or millions look like this; no model has so few parameters.
+# Sizes and token counts in billions or millions look like this: no model has so few parameters, and no run, the earliest
+# record of the largest model included, has so few tokens for each parameter.
 SMALLEST_PLAUSIBLE = 1e4
+FEWEST_TOKENS_PER_PARAMETER = 1e-3
 COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens"}
 
 
@@ -139,7 +141,7 @@ def checked_columns(columns: Mapping[str, Any], positive: Sequence[str], check_u
     Args:
       columns: {name: [rows]}.
       positive: names of those whose cells must be above zero.
-      check_units: refuse sizes and token counts whose largest is below 10⁴.
+      check_units: refuse sizes and token counts that look like millions or billions (`wrong_unit`).
 
     Returns:
       {name: [rows] float64}.
@@ -163,14 +165,39 @@ def checked_columns(columns: Mapping[str, Any], positive: Sequence[str], check_u
             raise InputError(
                 f"row {row + 1}, column {name}: {checked[name][row]:g} is not above 0: correct the cell or drop the row"
             )
-    for name, unit in COUNTS.items() if check_units else ():
-        if name in checked and checked[name].size and checked[name].max() < SMALLEST_PLAUSIBLE:
-            largest = f"{checked[name].max():g} in row {int(np.argmax(checked[name])) + 1}"
-            raise InputError(
-                f"column {name} looks like billions or millions (largest {largest}): give {unit}, multiply by 1e9 or 1e6, "
-                "or give check_units=False if these are counts"
-            )
+    if check_units and (found := wrong_unit(checked)) is not None:
+        name, row, why = found
+        raise InputError(
+            f"row {row + 1}, column {name}: {why}: give counts, not millions or billions "
+            "(check_units=False, on the command line --any-units, if they are counts)"
+        )
     return checked
+
+
+def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None:
+    """A column that looks like millions or billions: its largest is below 10⁴, or D is below N / 1000 in half of the rows.
+
+    Args:
+      columns: {name: [rows]}, of which N, D and U are looked at.
+
+    Returns:
+      Its name, the row of its largest, and what is wrong; None where nothing is.
+
+    >>> wrong_unit({"N": np.array([1e9, 2e9]), "D": np.array([20e3, 200e3])})  # billions of tokens, written in millions
+    ('D', 1, 'is at most 200000 tokens, 6e-05 for each parameter in the median row')
+    >>> wrong_unit({"N": np.array([0.4, 7.0])})
+    ('N', 1, 'is at most 7 parameters')
+    """
+    for name, unit in COUNTS.items():
+        if name not in columns or not columns[name].size:
+            continue
+        row = int(np.argmax(columns[name]))
+        largest = f"is at most {columns[name][row]:g} {unit}"
+        if columns[name][row] < SMALLEST_PLAUSIBLE:
+            return name, row, largest
+        if name == "D" and "N" in columns and (share := np.median(columns["D"] / columns["N"])) < FEWEST_TOKENS_PER_PARAMETER:
+            return name, row, f"{largest}, {share:.2g} for each parameter in the median row"
+    return None
 
 
 def pose(
@@ -232,7 +259,7 @@ def pose(
     rows = int((weight > 0).sum())
     if rows < len(free):
         raise InputError(
-            f"{rows} rows for {len(free)} parameters ({', '.join(p.name for p in free)}): add runs or hold some by fixed="
+            f"{rows} rows for {len(free)} parameters ({', '.join(p.name for p in free)}): add runs or hold some (fixed=, --fixed)"
         )
     if "E" in fixed and (losses <= fixed["E"]).any():
         row = int(np.argmax(losses <= fixed["E"]))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from olm.errors import InputError
+from olm.scaling.problem import wrong_unit
 
 __all__ = ["ALIASES", "Table", "read_table", "split_pairs"]
 
@@ -36,8 +37,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "lr": ("learning_rate", "rate", "eta"),
 }
 """Names that a column is also known by."""
-
-_LEAST_COUNT = 1e4  # of parameters or tokens: below it the unit is millions or billions
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def read_table(
       where: {the file's column: value}; rows with other values are passed over before anything else of them is read.
       positive: names of columns whose cells must be above 0; None: all that are read.
       flops_per_token: c of C = c N D.
-      check_units: refuse N or D whose largest is below 10⁴, which is what counts in billions look like.
+      check_units: refuse N or D that look like millions or billions (`olm.scaling.problem.wrong_unit`).
 
     Returns:
       A `Table` with the ``needed`` columns and the ``optional`` ones found.
@@ -277,12 +276,11 @@ def _derive(wanted: str, found: dict[str, np.ndarray], multiple: float) -> bool:
 def _refuse_units(
     name: str, kept: list[tuple[int, list[str]]], found: Mapping[str, np.ndarray], names: Sequence[str], derived: Sequence[str]
 ) -> None:
-    for wanted in names:
-        if wanted in found and found[wanted].max() < _LEAST_COUNT:
-            line, value = kept[int(np.argmax(found[wanted]))][0], found[wanted].max()
-            cause = " (from C = 6 N D: look at the unit of C)" if wanted in derived else ""
-            unit = "parameters" if wanted == "N" else "tokens"
-            raise InputError(
-                f"{name}, line {line}: {wanted} is at most {value:g} {unit}{cause}: give counts, not millions or billions "
-                "(check_units=False, on the command line --any-units, if they are counts)"
-            )
+    wrong = wrong_unit({wanted: found[wanted] for wanted in names if wanted in found})
+    if wrong is not None:
+        wanted, row, why = wrong
+        cause = " (from C = 6 N D: look at the unit of C)" if wanted in derived else ""
+        raise InputError(
+            f"{name}, line {kept[row][0]}: {wanted} {why}{cause}: give counts, not millions or billions "
+            "(check_units=False, on the command line --any-units, if they are counts)"
+        )

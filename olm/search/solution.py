@@ -138,6 +138,7 @@ class Solution:
         return {
             **self.measures,
             "on_target": compare(self.baseline, self.curve, self.alphabet, held_out=False),
+            "alphabet": self.alphabet,
             "policy": self.policy.name,
             "evaluations": len(self.history),
             "best_evaluation": self.best_evaluation,
