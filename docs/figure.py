@@ -1,25 +1,43 @@
-"""Draw the picture of README.md: the perceptron of the paper, learned with uniform weights and with found policies.
+"""Draw the pictures of README.md and docs/results.md.
 
-    python docs/figure.py
+    python docs/figure.py               # all: three searches of 40 evaluations, some minutes on two cores
+    python docs/figure.py --recorded    # those that need only the files of benchmarks/results
 
-Three searches of 40 evaluations at the paper's sizes, some minutes on two cores. Left, both sides at the paper's learning rate;
-right, each at its own best one by validation. The loss is that of 8,192 held-out examples.
+- `learning_curves`: the perceptron of the paper, learned with uniform weights and with found policies. Left, both sides at the
+  paper's learning rate; right, each at its own best one by validation. The loss is that of 8,192 held-out examples.
+- `scaling_improvement`: the scaling law of uniform weights and of the found policy at every rung of the ladder, in both claims.
+- `policies_compared_*`: the area ratio of every policy beside what it cost.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 import olm
 from olm import plots
+from olm.plots.scaling import improvement
 from olm.search import best_rates
 from olm.tasks.perceptron import perceptron
 
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "docs" / "figures"
 
-def main() -> None:
+
+def keep(figure: Any, name: str) -> None:
+    """Save the drawing that stays sharp."""
+    svg, png = plots.save(figure, FIGURES, name)
+    png.unlink()
+    print(f"wrote {svg.relative_to(ROOT)}")
+
+
+def learning_curves() -> None:
     """Search and draw."""
     task, key, settings = perceptron(jax.random.key(0)), jax.random.key(1), {"steps": 2000, "evaluations": 40, "progress": True}
     same = olm.find_policy(task, olm.Learner(optax.sgd(0.1)), key=key, **settings)
@@ -35,9 +53,70 @@ def main() -> None:
         plots.loss_curves(grid.baseline.test, grid.found.test, right, label="held-out loss", log_x=True)
         title = f"each at its best η, {rates['uniform']:g} and {rates['found']:g}: area × {grid.claim['area_ratio']:.2f}"
         right.set_title(title, loc="left")
-        svg, png = plots.save(figure, Path(__file__).resolve().parent / "figures", "learning_curves")
-    png.unlink()  # the page shows the drawing that stays sharp
-    print(f"{svg.name}: {left.get_title('left')}; {right.get_title('left')}")
+        keep(figure, "learning_curves")
+
+
+def record(name: str) -> dict[str, Any]:
+    """A file of benchmarks/results."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def scaling_improvement() -> None:
+    """The first seed's curves with the law fitted by the published criterion, as Figure 11 of Gu et al. 2024."""
+    claims = {claim: parts["ladder"]["rungs"] for claim, parts in record("scaling_improvement")["claims"].items()}
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        wide = max(map(len, claims.values()))
+        figure = Figure(figsize=(4.6 * wide, 3.9 * len(claims)), layout="constrained")
+        for row, (claim, rungs) in zip(figure.subplots(len(claims), wide, squeeze=False), claims.items(), strict=True):
+            for ax, (rung, found) in zip(row, rungs.items(), strict=True):
+                run, curves = found["runs"][0], found["curves"]
+                fit, seed = run["correlation"], str(run["seed"])
+                fits = (fit["B_base"], fit["beta_base"]), (fit["B_mine"], fit["beta_mine"])
+                sides = (np.asarray(curves[side][seed]) for side in ("base", "mine"))
+                improvement(curves["steps"], *sides, fit["L0"], fits, ax, t0=max(fit["t0"], 1.0))
+                ax.set_title(f"({claim}) {rung.rsplit(' ', 1)[0]}: {ax.get_title('left')}", loc="left", fontsize=9.5)
+        keep(figure, "scaling_improvement")
+
+
+def policies_compared(task: str) -> None:
+    """Both claims beside each other."""
+    result = record(f"policies_compared_{task}")
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        panels = {
+            claim: [
+                {
+                    "name": name.removesuffix(f" ({claim})"),
+                    **{end: measures["area_ratio"][end] for end in ("mean", "low", "high")},
+                    "searched": "search" in name,
+                    "cost": f"{measures['obtain_products']['mean']:.0f} + {measures['run_products']['mean']:.1f}",
+                }
+                for name, measures in result["summary"].items()
+                if name.endswith(f"({claim})") and not name.startswith("uniform")
+            ]
+            for claim in "ab"
+        }
+        figure = Figure(figsize=(11.5, 1.3 + 0.32 * len(panels["a"])), layout="constrained")
+        for (claim, rows), ax in zip(panels.items(), figure.subplots(1, 2), strict=True):
+            plots.policies_compared(rows, ax, xlabel="area ratio to uniform weights, held out")
+            words = "one learning rate" if claim == "a" else "each at its best rate"
+            ax.set_title(f"{task}, claim ({claim}), {words}", loc="left")
+            ax.text(1.01, -0.75, "cost: to find + to use", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+        keep(figure, f"policies_compared_{task}")
+
+
+def main() -> None:
+    """Draw what was asked for."""
+    if sys.argv[1:] not in ([], ["--recorded"]):
+        sys.exit(f"{' '.join(sys.argv[1:])}: give --recorded, or nothing")
+    if not sys.argv[1:]:
+        learning_curves()
+    scaling_improvement()
+    for path in sorted((ROOT / "benchmarks" / "results").glob("policies_compared_*.json")):
+        policies_compared(path.stem.removeprefix("policies_compared_"))
 
 
 if __name__ == "__main__":

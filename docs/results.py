@@ -298,9 +298,10 @@ def _policies(task: str, result: dict[str, Any]) -> Iterator[Row]:
             continue
         paid, each = measures["obtain_products"]["mean"], measures["run_products"]["mean"]
         gains = f"area ratio {estimate(measures['area_ratio'], 3)}, final-loss ratio {estimate(measures['final_ratio'], 3)}"
+        seen = f"{measures['targets_seen']['mean']:,.0f} target examples"
         yield (
             f"{task}, policy {name}, held out; {seeds(result)}",
-            f"{gains}; found for {paid:.0f} training runs, each run costs {each:.2f}",
+            f"{gains}; found for {paid:.0f} training runs and {seen}, each run costs {each:.2f}",
         )
 
 
@@ -328,11 +329,13 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
         scaling_fits, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
+ROWS["scaling_improvement_rows_4"] = scaling_improvement
 
 
 # What README shows; the rest is one click away.
 HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement",
+    "scaling_improvement_rows_4",
     "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "exactness", "peer",
 )  # fmt: skip
 HEAD = """# Results
@@ -343,14 +346,29 @@ Every number that the benchmarks measured, from the files of [benchmarks/results
 """
 
 
-def table(names: Iterable[str] = tuple(ROWS), up: str = "", folder: Path = RESULTS) -> str:
+def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
+    """What README shows of a file: of policies a line for each claim, of anything else all rows."""
+    if not name.startswith("policies_compared"):
+        yield from ROWS[name](result)
+        return
+    for claim, words in (("a", "at one learning rate"), ("b", "each at its best rate")):
+        found = {row.removesuffix(f" ({claim})"): m for row, m in result["summary"].items() if row.endswith(f"({claim})")}
+        ranked = sorted((m["area_ratio"]["mean"], row) for row, m in found.items() if row != "uniform")
+        paid = {row: f"{measures['obtain_products']['mean']:.0f} runs" for row, measures in found.items()}
+        shown = "; ".join(f"{row} {estimate(found[row]['area_ratio'])} for {paid[row]}" for _, row in ranked)
+        what = f"policies compared, {name.removeprefix('policies_compared_')}, claim ({claim}), {words}"
+        yield f"{what}: area ratio held out, and what finding took; {seeds(result)}", shown
+
+
+def table(names: Iterable[str] = tuple(ROWS), up: str = "", folder: Path = RESULTS, *, whole: bool = True) -> str:
     """The rows of the results that are there, as a Markdown table; ``up`` leads from the page to the repository."""
     lines = ["| what | measured | from |", "|---|---|---|"]
     for name in names:
         path = folder / f"{name}.json"
         if path.is_file():
             cited = f"[{name}]({up}benchmarks/results/{name}.json)"
-            rows = ROWS[name](json.loads(path.read_text(encoding="utf-8")))
+            result = json.loads(path.read_text(encoding="utf-8"))
+            rows = ROWS[name](result) if whole else brief(name, result)
             lines += [f"| {what} | {figures} | {cited} |" for what, figures in rows]
     return "\n".join(lines) + "\n" if len(lines) > 2 else "No results are committed yet.\n"
 
@@ -360,7 +378,7 @@ def main() -> None:
     text = README.read_text(encoding="utf-8")
     if not SECTION.search(text):
         sys.exit("README.md has no section between <!-- results --> and <!-- /results -->")
-    wanted = {README: SECTION.sub(lambda _: table(HEADLINES), text), PAGE: HEAD + table(up="../")}
+    wanted = {README: SECTION.sub(lambda _: table(HEADLINES, whole=False), text), PAGE: HEAD + table(up="../")}
     if "--check" in sys.argv[1:]:
         stale = [path.name for path, new in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != new]
         sys.exit(f"{', '.join(stale)}: not of the committed results; run python docs/results.py" if stale else 0)

@@ -62,7 +62,7 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     assert record["found"]["similarity"] == json.loads(json.dumps(expected.summary()["similarity"]))
     assert record["found"]["gap"] < record["uniform"]["gap"]
     names = ["similarity", "similarity_costate", "gap", "dropped_target", "dropped_test", "redundant"]
-    assert record["settings"]["search_saw_target"] is False and "did not see" in said.err  # the search draws
+    assert record["settings"]["search_saw_target"] is False and "did not see" in said.out  # the search draws
     drawn = {path.name for path in (copy / "figures").glob("law_*")}
     assert drawn == {f"law_{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert not list(copy.glob("**/.*.tmp"))
@@ -70,11 +70,11 @@ def test_the_runs_policy_is_measured_and_written(copy: Path, capsys: pytest.Capt
     assert "law.json" in page and all(
         figure.title in page for figure in law_plots.figures(written["found"], written["uniform"]).values()
     )
-    assert "law.npz" not in page
+    named = page.count("law.npz")
     (copy / "law.npz").write_bytes(b"damaged")
     assert main(["report", str(copy)]) == 0
     page = (copy / "report.html").read_text(encoding="utf-8")
-    assert "law.npz" in page and not any(
+    assert page.count("law.npz") > named and not any(
         figure.title in page for figure in law_plots.figures(written["found"], written["uniform"]).values()
     )
     short = {**written, "found": {**written["found"], "seen": {**written["found"]["seen"], "gap": np.zeros(3)}}}

@@ -31,10 +31,15 @@ GRID = [
     for rate, area in zip([0.1, 0.2, 0.4, 0.8], areas, strict=True)
 ]
 TABLE = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.7, 0.2, 0.0], [0.0, 1.0, 0.0, 0.0]])
+POLICIES = [
+    {"name": "high loss", "mean": 1.2, "low": None, "high": None},
+    {"name": "table", "mean": 0.5, "low": 0.4, "high": 0.6, "searched": True, "cost": "183 runs"},
+]
 FIGURES: dict[str, Callable[..., Any]] = {
     "loss_curves": lambda ax=None: plots.loss_curves([1.0, 0.8, 0.5], [1.0, 0.5, 0.4], ax, entropy=0.3),
     "objective_history": lambda ax=None: plots.objective_history(HISTORY, ax, baseline=0.5),
     "learning_rate_grid": lambda ax=None: plots.learning_rate_grid(GRID, ax),
+    "policies_compared": lambda ax=None: plots.policies_compared(POLICIES, ax),
     "weights_heatmap": lambda ax=None: plots.weights_heatmap(TABLE, ax, group=[0, 1, 0, 1]),
     "weights_distribution": lambda ax=None: plots.weights_distribution(TABLE, ax=ax),
     "contributions": lambda ax=None: plots.contributions([0.1, 0.2, -0.1], [0.5, 0.5, 0.0], ax),
@@ -60,6 +65,16 @@ def marks(ax: Any, marker: str) -> list[tuple[float, float]]:
         if line.get_marker() == marker
         for x, y in zip(*line.get_data(), strict=True)
     ]
+
+
+def test_policies_stand_best_first_with_their_interval_and_cost() -> None:
+    axes = plots.policies_compared(POLICIES)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["table", "high loss"]
+    interval = next(line for line in axes.get_lines() if list(line.get_xdata()) == [0.4, 0.6])
+    assert list(interval.get_ydata()) == [0, 0] and [text.get_text() for text in axes.texts] == ["183 runs"]
+    for rows in ([], [{"name": "a", "mean": 0.0}]):
+        with pytest.raises(InputError, match="no policy to draw"):
+            plots.policies_compared(rows)
 
 
 def test_the_right_axis_of_a_search_reads_compression_ratios() -> None:

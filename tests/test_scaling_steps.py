@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from olm.errors import InputError
+from olm.scaling.sizes import improvement_over_sizes
 from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps, improvement, over_seeds, thinned
 
 T = np.arange(1, 1001)
@@ -161,3 +162,16 @@ def test_a_curve_that_does_not_fall_has_no_change_of_coefficients() -> None:
         assert np.isnan([run[name] for name in ("delta_B_percent", "delta_beta_percent", "acceleration_predicted")]).all()
         assert np.isnan(found["summary"][criterion]["delta_B_percent"]["mean"])
         assert np.isfinite(found["runs"][1][criterion]["delta_B_percent"])
+
+
+def test_the_data_term_over_sizes_is_compared_in_tokens() -> None:
+    """B/D^β = (D_c/D)^β: with another β the B of two sides have different units, their D_c have not."""
+
+    def curves(D_c: float, beta: float) -> dict[float, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        steps = np.arange(1, 300)
+        return {N: {0: (steps, 1.0 + (1e4 / N) ** 0.5 + (D_c / (64 * steps)) ** beta)} for N in (2e4, 5e4, 1e5, 3e5)}
+
+    found = improvement_over_sizes(curves(8e3, 0.4), curves(2e3, 0.5), tokens_per_step=64, E=1.0)
+    ratios = {name: value["mean"] for name, value in found["summary"].items() if name.startswith("chinchilla")}
+    assert ratios == pytest.approx({"chinchilla_D_c_ratio": 0.25, "chinchilla_beta_ratio": 1.25}, rel=1e-3)
+    assert found["runs"][0]["chinchilla_mine"]["B"] == pytest.approx(2e3**0.5, rel=1e-2)

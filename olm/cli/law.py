@@ -114,7 +114,7 @@ def run(words: Sequence[str]) -> int:
     write_json(record.path / "law.json", {**summary, "settings": about, "versions": versions()})
     print(table(summary))
     if drawn:
-        say("target: the fixed sample, which this search, with fresh draws for every evaluation, did not see")
+        print("target: the fixed sample, which this search, with fresh draws for every evaluation, did not see")
     finish(record, on_missing=say)
     return 0
 

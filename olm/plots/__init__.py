@@ -4,7 +4,7 @@ Every figure function takes the axes to draw on, ``ax=None`` for a new figure, a
 when the first figure is drawn, and its settings are never changed for good.
 """
 
-from olm.plots.learning import learning_rate_grid, loss_curves, objective_history
+from olm.plots.learning import learning_rate_grid, loss_curves, objective_history, policies_compared
 from olm.plots.style import inline, new_figure, save, style
 from olm.plots.weights import contributions, weights_distribution, weights_heatmap
 
@@ -15,6 +15,7 @@ __all__ = [
     "loss_curves",
     "new_figure",
     "objective_history",
+    "policies_compared",
     "save",
     "style",
     "weights_distribution",

@@ -23,7 +23,7 @@ from olm.plots.style import (
     spread,
 )
 
-__all__ = ["learning_rate_grid", "loss_curves", "objective_history"]
+__all__ = ["learning_rate_grid", "loss_curves", "objective_history", "policies_compared"]
 
 
 def _reached(baseline: np.ndarray, found: np.ndarray) -> int | None:
@@ -269,5 +269,52 @@ def learning_rate_grid(rows: Sequence[Mapping[str, Any]], ax: Any = None, *, col
             ax.set_xticks(ticks, [f"{rate:.4g}" for rate in ticks])
             ax.minorticks_off()
         ax.set(xlabel="learning rate η", ylabel="area under the loss (nats)")
+        ax.legend(loc="best")
+    return ax
+
+
+def policies_compared(rows: Sequence[Mapping[str, Any]], ax: Any = None, *, xlabel: str = "area ratio") -> Any:
+    """A ratio of each policy with its interval, best on top, and beside it what the policy cost; uniform weights are at 1.
+
+    Args:
+      rows: dicts with ``name``, ``mean`` and, where known, ``low``, ``high`` (of the ratio), ``searched`` (bool), ``cost`` (a
+        line of text).
+      ax: axes to draw on; None: a new figure.
+      xlabel: what the ratio is.
+
+    Returns:
+      The axes.
+
+    Raises:
+      InputError: no rows, or a mean that is not positive and finite.
+
+    >>> rows = [{"name": "table", "mean": 0.5, "low": 0.4, "high": 0.6, "searched": True}, {"name": "high loss", "mean": 1.1}]
+    >>> [label.get_text() for label in policies_compared(rows).get_yticklabels()]
+    ['table', 'high loss']
+    """
+    rows = list(rows)
+    means = numbers([row.get("mean") for row in rows], "the ratios") if rows else np.array([])
+    if not (means.size and np.isfinite(means).all() and (means > 0).all()):
+        raise InputError("there is no policy to draw, or a ratio that is not positive: give rows with a mean each")
+    order = np.argsort(means, kind="stable")
+    with drawing(ax, 6.8, 0.9 + 0.32 * len(rows)) as ax:
+        ax.axvline(1.0, **BASELINE)
+        for kind, label, color, marker in ((True, "found by search", BLUE, "s"), (False, "no search", ORANGE, "o")):
+            places = [place for place, at in enumerate(order) if bool(rows[at].get("searched")) == kind]
+            for place in places:
+                row = rows[order[place]]
+                ends = [row.get(end) for end in ("low", "high")]
+                if None not in ends:
+                    ax.plot(ends, [place, place], color=color, linewidth=1.4)
+            if places:
+                ax.plot(means[order[places]], places, marker, color=color, markersize=5.5, label=label)
+        for place, at in enumerate(order):
+            if cost := rows[at].get("cost"):
+                ax.text(1.01, place, cost, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=GREY)
+        ax.set_xscale("log")
+        plain_log_axis(ax.xaxis)
+        ax.set_yticks(range(len(rows)), [str(rows[at]["name"]) for at in order])
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set(xlabel=xlabel)
         ax.legend(loc="best")
     return ax

@@ -62,9 +62,9 @@ def improvement_over_sizes(
 
     Returns:
       ``runs``: a dict a seed with the parameters, r², status and bounds of ``kaplan_ns_base``, ``kaplan_ns_mine`` (and
-      ``chinchilla_…``) and the ratios mine / base ``kaplan_ns_S_c_ratio``, ``kaplan_ns_alpha_S_ratio`` (``chinchilla_B_ratio``,
-      ``chinchilla_beta_ratio``). ``summary``: the ratios over seeds (`over_seeds`, geometric). ``sizes`` and ``seeds`` that
-      were used.
+      ``chinchilla_…``) and the ratios mine / base ``kaplan_ns_S_c_ratio``, ``kaplan_ns_alpha_S_ratio`` (``chinchilla_D_c_ratio``,
+      ``chinchilla_beta_ratio``); D_c = B^(1/β), the tokens at which B/D^β is 1 nat, which has a unit that does not change with β.
+      ``summary``: the ratios over seeds (`over_seeds`, geometric). ``sizes`` and ``seeds`` that were used.
 
     Raises:
       InputError: fewer than two sizes, or no seed that every size has on both sides; as `olm.scaling.fit`.
@@ -89,7 +89,7 @@ def improvement_over_sizes(
     sides = {"base": {size: base[size] for size in sizes}, "mine": {size: mine[size] for size in sizes}}
     changing = {"kaplan_ns": ("S_c", "alpha_S")}
     if tokens_per_step is not None:
-        changing["chinchilla"] = ("B", "beta")
+        changing["chinchilla"] = ("D_c", "beta")
     runs = []
     for seed in seeds:
         row: dict[str, Any] = {"seed": seed}
@@ -99,7 +99,9 @@ def improvement_over_sizes(
             if tokens_per_step is not None:
                 fixed = None if E is None else {"E": E}
                 D = S * tokens_per_step  # counted here, so that few of them are no mistake of unit
-                row[f"chinchilla_{side}"] = _described(fit(N, D, loss, law="chinchilla", fixed=fixed, check_units=False))
+                found = _described(fit(N, D, loss, law="chinchilla", fixed=fixed, check_units=False))
+                with np.errstate(all="ignore"):  # β on its lower bound
+                    row[f"chinchilla_{side}"] = found | {"D_c": float(np.float64(found["B"]) ** (1 / np.float64(found["beta"])))}
         for law, names in changing.items():
             for name in names:
                 with np.errstate(all="ignore"):
