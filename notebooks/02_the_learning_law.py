@@ -137,7 +137,7 @@ with plots.style():
     }
     law_plots.dropped_examples(ratios, lines, axes[0])
     kept = found.seen["kept"]
-    law_plots.learned_weights(kept["weights"], kept["losses"], axes[1], limit=1e-4)
+    law_plots.learned_weights(kept["weights"], kept["losses"], axes[1], limit=1e-4, largest=found.seen["largest"])
 
 # %% [markdown]
 # Left: along the path, more and more of the harmful examples weigh nothing, as the paper reports. But so do as many of *all* examples (thin
