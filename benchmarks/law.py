@@ -2,8 +2,8 @@
 
 The perceptron of the paper (D = 128, N = 4096, T = 2000, η = 0.1; Gu et al. 2024, section 4.2) with policies found
 
-- on the paper's 512 fixed targets by mirror descent, 40 and 160 evaluations ("target" is those 512);
-- on the 512 by projected gradient, 40 and 150 evaluations, whose zeros are exact;
+- on the paper's 512 fixed targets by mirror descent, 40 and 400 evaluations ("target" is those 512);
+- on the 512 by projected gradient, 40 and 500 evaluations, whose zeros are exact;
 - on 4,096 fresh target draws an evaluation, mirror descent, 40 evaluations ("target" is a further draw of 4,096, as in the row
   of uniform weights beside it);
 

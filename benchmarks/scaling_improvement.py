@@ -14,8 +14,8 @@ rate, chosen on validation draws, gradients clipped.
 Searches live in run folders under --runs: a stopped benchmark goes on where it was, within an evaluation too for --preset
 paper, whose sweeps go segment by segment through host memory and disk. Matrix products in float32 without TF32.
 
-    python benchmarks/scaling_improvement.py --rows 1 2 3                     # CPU preset, 1.5 hours on 2 cores
-    python benchmarks/scaling_improvement.py --rows 4 --claims a              # its longest rung, half an hour more
+    python benchmarks/scaling_improvement.py                                  # CPU preset: rungs 1 to 3, sizes
+    python benchmarks/scaling_improvement.py --rows 4 --claims a              # its longest rung, in a file of its own
     python benchmarks/scaling_improvement.py --preset paper --rows 1 --claims a --seeds 0    # a GPU: T = 1000, N = 4096
     python benchmarks/scaling_improvement.py --preset paper --rows 2 3 --claims a --seeds 0  # T = 2000, N = 8192; T = 4000, N =
     16384
@@ -110,6 +110,9 @@ def _paper(steps: int, examples: int, vocabulary: int) -> Rung:
 def _wide(width: int) -> Rung:
     return Rung(100, 64, 192, dataclasses.replace(CPU.task.model, width=width))
 
+
+USUAL_ROWS = {"cpu": (1, 2, 3)}
+"""Rungs of a preset that are run unless --rows says otherwise; the others are all."""
 
 PAPER = "L0 = 0.051, t0 = T/10"
 """The constants that the paper's own fit came to, for T = 4000."""
@@ -244,7 +247,7 @@ def main() -> None:
     """Run what was asked for, print tables, save the JSON."""
     parser = _bench.parser(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--preset", choices=["cpu", "paper"], default="cpu", help="sizes")
-    parser.add_argument("--rows", type=int, nargs="+", default=None, help="rungs of the ladder, from 1; all, if left out")
+    parser.add_argument("--rows", type=int, nargs="+", default=None, help="these rungs of the ladder alone, from 1, no sizes")
     parser.add_argument("--only", nargs="+", choices=["ladder", "sizes"], default=["ladder", "sizes"], help="parts")
     parser.add_argument("--claims", choices=["a", "ab"], default="ab", help="a: one learning rate; ab: also each side at its own")
     parser.add_argument("--runs", type=Path, default=_bench.ROOT / "runs" / "scaling_improvement", help="folder of the searches")
@@ -252,16 +255,17 @@ def main() -> None:
     preset = PRESETS["quick" if arguments.quick else arguments.preset]
     if arguments.rows is not None and not set(arguments.rows) <= set(range(1, len(preset["ladder"]) + 1)):
         parser.error(f"--rows {arguments.rows}: the ladder has rungs 1 to {len(preset['ladder'])}")
-    chosen = {"ladder": preset["ladder"], "sizes": preset["sizes"]}
-    if arguments.rows is not None:
-        chosen["ladder"] = [preset["ladder"][row - 1] for row in arguments.rows]
+    rows = arguments.rows or USUAL_ROWS.get("quick" if arguments.quick else arguments.preset, range(1, len(preset["ladder"]) + 1))
+    chosen = {"ladder": [preset["ladder"][row - 1] for row in rows]}
+    if arguments.rows is None:
+        chosen["sizes"] = preset["sizes"]
     payload: dict[str, Any] = {"claims": {}}
     name = "scaling_improvement" + ("" if arguments.preset == "cpu" else f"_{arguments.preset}")
-    if arguments.rows is not None and "sizes" not in arguments.only:
+    if arguments.rows is not None:  # some rungs have a file of their own, and never stand in the place of all
         name += "_rows_" + "_".join(map(str, arguments.rows))
     # TF32 keeps ten bits: too few for a costate that is carried back through the whole run.
     with jax.default_matmul_precision("highest"):
-        for claim, part in ((claim, part) for claim in arguments.claims for part in arguments.only):
+        for claim, part in ((claim, part) for claim in arguments.claims for part in arguments.only if chosen.get(part)):
             rungs: dict[str, dict[int, dict[str, Any]]] = {rung.name: {} for rung in chosen[part]}
             for seed in arguments.seeds:
                 for rung in chosen[part]:
@@ -274,7 +278,7 @@ def main() -> None:
             for rung, result in found.items():
                 show(rung, claim, result)
             record = {"rungs": found}
-            if part == "sizes" and rungs:
+            if part == "sizes":
                 record |= {"laws": over_sizes(rungs, {rung.name: rung for rung in chosen[part]})}
                 print(f"\nscaling laws over sizes, claim ({claim}): mine / base")
                 _bench.table({"ratio": ratio, **value} for ratio, value in record["laws"]["summary"].items())
