@@ -103,8 +103,9 @@ def policies_compared(task: str) -> None:
         for (claim, rows), ax in zip(panels.items(), figure.subplots(1, 2), strict=True):
             plots.policies_compared(rows, ax, xlabel="area ratio to uniform weights, held out")
             words = "one learning rate" if claim == "a" else "each at its best rate"
-            ax.set_title(f"{task}, claim ({claim}), {words}", loc="left")
-            ax.text(1.01, -0.75, "cost: to find + to use", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+            ax.set_title(f"({claim}) {words}", loc="left")
+            ax.text(1.01, -0.75, "training runs\nto find + to use", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5)
+        figure.suptitle(f"{task}: what each policy gains and costs", x=0.01, ha="left")
         keep(figure, f"policies_compared_{task}")
 
 

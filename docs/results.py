@@ -193,6 +193,23 @@ def law_perceptron(result: dict[str, Any]) -> Iterator[Row]:
     return _law("perceptron", result)
 
 
+def law_path(result: dict[str, Any]) -> Iterator[Row]:
+    """Similarity and compression along a search, and the paper's curve through them."""
+    for on in ("target", "test"):
+        shown = []
+        for run in result["runs"]:
+            rows, fit = run[on]["rows"], run[on]["fit"]
+            ends = " → ".join(
+                f"SIM {row['similarity_above_zero']:.3f} at CR {row['compression_ratio']:.2f}" for row in (rows[0], rows[-1])
+            )
+            shape = f"r² {fit['r2']:.2f}" if isinstance(fit, dict) else fit
+            if isinstance(fit, dict):
+                shape += f", asymptote b = {fit['b']:.2f}" if not (fit["at_bound"] or fit["falling"]) else ", no asymptote"
+            shown.append(f"{ends} ({shape})")
+        count = result["runs"][0]["evaluations"][-1]
+        yield f"along a search on 512 targets, uniform weights → {count} evaluations, {on}; each seed", "; ".join(shown)
+
+
 def law_language(result: dict[str, Any]) -> Iterator[Row]:
     """The Learning Law on stories."""
     return _law("stories", result)
@@ -329,7 +346,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     function.__name__: function
     for function in (
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
-        law_perceptron, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
+        law_perceptron, law_path, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
         policies_compared_labels, policies_compared_stories,
         scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
     )

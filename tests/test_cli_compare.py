@@ -116,3 +116,18 @@ def test_what_only_one_table_has_is_named(tmp_path: Path, capsys: pytest.Capture
     ):
         assert main(["compare", base, mine, *words]) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_runs_may_have_names_and_shorter_curves_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def table(name: str, B: float, last: int) -> str:
+        rows = [f"{t},{2 + (B / t) ** 0.5:.8f},{run}" for run in ("run-a", "run-b") for t in range(1, last + 1, 5)]
+        (tmp_path / name).write_text("\n".join(["step,loss,run", *rows]) + "\n", encoding="utf-8")
+        return str(tmp_path / name)
+
+    words = ["compare", table("b.csv", 100.0, 1000), table("m.csv", 40.0, 500), "--columns", "seed=run"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "seed run-a: compared over 1–496 alone; the baseline's last loss is that at step 496" in shown
+    assert "ΔB = 1 − B₂/B₁" in shown and "60%" in shown
+    assert main([*words, "--output", str(tmp_path / "b.csv")]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err

@@ -158,6 +158,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, runs: str) -> 
         ([runs, broken], "reads one table, 2 are given"),
         ([runs, *final, "--fixed", "gamma=1"], "fixed has 'gamma'"),
         ([runs, *final, "--fixed", "alpha=x"], "--fixed alpha is 'x'"),
+        ([runs, *final, "--form", "ratio"], "--form has no meaning with --law chinchilla"),
+        ([runs, *final, "--flops", "-1"], "--flops are -1: give positive"),
+        ([runs, *final, "--flops-per-token", "0"], "--flops-per-token is 0"),
         ([runs, *final, "--huber", "x"], "--huber is 'x'"),
         (
             [holed, *final, "--where", "set=a", "--fixed", "E=2.5", "alpha=0.3", "beta=0.3"],

@@ -175,3 +175,25 @@ def test_the_data_term_over_sizes_is_compared_in_tokens() -> None:
     ratios = {name: value["mean"] for name, value in found["summary"].items() if name.startswith("chinchilla")}
     assert ratios == pytest.approx({"chinchilla_D_c_ratio": 0.25, "chinchilla_beta_ratio": 1.25}, rel=1e-3)
     assert found["runs"][0]["chinchilla_mine"]["B"] == pytest.approx(2e3**0.5, rel=1e-2)
+
+
+def test_a_tail_without_a_fall_does_not_win_the_greatest_correlation() -> None:
+    """Rounded losses are all equal from some step on, where r is 0/0 or, by rounding, infinite."""
+    t = np.arange(1.0, 401.0)
+    fit = fit_steps([(t, np.round(2 + (B / t) ** 1.5, 1)) for B in (5.0, 3.0)])
+    assert all(0 < r2 <= 1 for r2 in fit.r2) and all(0 < B < np.inf for B in fit.B) and min(fit.beta) > 0.1
+
+
+def test_a_curve_that_does_not_fall_has_no_change() -> None:
+    t = np.arange(1.0, 401.0)
+    found = improvement({0: (t, 2 + (50 / t) ** 0.5)}, {0: (t, np.full(400, 2.5))})["runs"][0]
+    for criterion in (CORRELATION, LEAST_SQUARES):
+        assert "beta" in found[criterion]["on_bound"] and np.isnan(found[criterion]["delta_B_percent"])
+
+
+def test_the_steps_that_were_compared_are_named() -> None:
+    t = np.arange(1.0, 1001.0)
+    found = improvement({0: (t, 2 + (100 / t) ** 0.5)}, {0: (t[:500], 2 + (40 / t[:500]) ** 0.6)})["runs"][0]
+    assert found["steps"] == {"first": 1.0, "last": 500.0, "base": [1.0, 1000.0], "mine": [1.0, 500.0]}
+    with pytest.raises(InputError, match="t0 = -5"):
+        fit_steps([(t, 2 + (100 / t) ** 0.5)], t0=-5)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from olm.errors import InputError
+from olm.scaling.problem import wrong_unit
 from olm.scaling.tables import read_table, split_pairs
 
 GOOD = "N,D,loss\n1e8,2e9,3.0\n2e8,4e9,2.8\n"
@@ -27,7 +29,7 @@ def file(tmp_path: Path) -> Path:
         GOOD.replace(",", ";"),
         GOOD.replace(",", "\t"),
         'loss,note,params,TOKENS\n3.0,"a, b",1e8,2e9\n\n2.8,,2e8,4e9\n',
-        "n,C,val_loss\n1e8,1.2e18,3.0\n2e8,4.8e18,2.8",
+        "N,flops,val_loss\n1e8,1.2e18,3.0\n2e8,4.8e18,2.8",
         "C,D,L\n1.2e18,2e9,3.0\n4.8e18,4e9,2.8\n",
     ],
     ids=["plain", "CRLF", "CR", "BOM", "semicolons", "tabs", "aliases", "D from C", "N from C"],
@@ -69,6 +71,8 @@ def test_lines_are_counted_through_quoted_line_breaks(file: Path) -> None:
         (GOOD + "3e8,abc,2.7\n", ["line 4", "column D", "'abc' is not a number", "remove the row"]),
         (GOOD + '"3,000,000",1e9,2.7\n', ["line 4", "column N", "write 3000000"]),
         (GOOD + "3e8,,2.7\n", ["line 4", "column D", "empty"]),
+        ("N;D;loss\n1e8;2e9;2,8283\n", ["line 2", "column loss", "write 2.8283"]),
+        ("N,D,loss\n44,1e9,3\n16183,3e11,2\n", ["line 3", "N is at most 16183", "not millions or billions"]),
         (GOOD + "3e8,1e9,-2.7\n", ["line 4", "column loss", "-2.7", "above 0"]),
         (GOOD + "0,1e9,2.7\n", ["line 4", "column N", "above 0"]),
         (GOOD + "3e8,1e9,nan\n", ["line 4", "column loss", "not finite"]),
@@ -94,6 +98,7 @@ def test_faults_of_the_arguments_are_named(file: Path) -> None:
     for options, words in (
         ({"columns": {"N": "pramas"}}, "no column pramas, which --columns N=pramas names"),
         ({"columns": {"loss": "los"}}, "did you mean loss?"),
+        ({"columns": {"los": "loss"}}, "--columns los=loss: nothing here is called los: name N, D, loss, C"),
         ({"where": {"sed": "0"}}, "did you mean seed?"),
         ({"where": {"seed": "5"}}, "no row with seed = 5: column seed holds 0"),
     ):
@@ -126,3 +131,17 @@ def test_columns_that_nobody_wants_may_hold_anything(tmp_path: Path) -> None:
     assert table["S"].tolist() == [10, 20]
     with pytest.raises(InputError, match="column D: the cell is empty"):
         read_table(path, ["N", "D", "loss"])
+
+
+def test_labels_need_not_be_numbers_and_a_letter_counts_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("N,d,flops,loss,run\n1e8,512,6e17,3.0,a\n1e8,512,6e18,2.9,2.0\n", encoding="utf-8")
+    table = read_table(path, ["N", "D", "loss", "run"], labels=["run"])
+    assert table["run"].tolist() == ["a", 2] and table["D"].tolist() == [1e9, 1e10] and table.derived == ("D",)
+
+
+def test_unique_tokens_in_another_unit_are_noticed() -> None:
+    columns = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11]), "U": np.array([25e3, 100e3])}
+    name, row, why = wrong_unit(columns)
+    assert (name, row) == ("U", 1) and "times in the median row" in why
+    assert wrong_unit({**columns, "U": columns["U"] * 1e6}) is None

@@ -55,11 +55,13 @@ def _curves(path: str, options: Compare) -> Curves:
     """N → seed → (steps, losses); N is 0 where the table has none."""
     names, positive = split_pairs(options.columns, "--columns"), ("loss", "N")
     table = read_table(
-        path, ("step", "loss"), optional=("N", "seed"), columns=names, positive=positive, check_units=not options.any_units
-    )
-    sizes, seeds = (table.columns.get(name, np.zeros(len(table))) for name in ("N", "seed"))
+        path, ("step", "loss"), optional=("N", "seed"), labels=("seed",), columns=names, positive=positive,
+        check_units=not options.any_units,
+    )  # fmt: skip
+    sizes, seeds = (table.columns.get(name, np.zeros(len(table), int)) for name in ("N", "seed"))
     found: Curves = {}
-    for size, seed in sorted({*zip(sizes.tolist(), seeds.tolist(), strict=True)}):
+    pairs = {*zip(sizes.tolist(), seeds.tolist(), strict=True)}
+    for size, seed in sorted(pairs, key=lambda pair: (pair[0], isinstance(pair[1], str), pair[1])):
         these = np.flatnonzero((sizes == size) & (seeds == seed))
         these = these[np.argsort(table["step"][these], kind="stable")]
         steps = table["step"][these]
@@ -70,7 +72,7 @@ def _curves(path: str, options: Compare) -> Curves:
             lacking = [name for name in ("N", "seed") if name not in table.columns]
             cure = f"add a column {' or '.join(lacking)} that tells curves apart" if lacking else "keep one row a step"
             raise InputError(f"{path}, line {table.lines[these[again[0] + 1]]}: step {steps[again[0]]:g} is there twice: {cure}")
-        found.setdefault(size, {})[int(seed) if seed == int(seed) else seed] = (steps, table["loss"][these])
+        found.setdefault(size, {})[seed] = (steps, table["loss"][these])
     return found
 
 
@@ -108,7 +110,8 @@ def _table(found: Mapping[str, Any]) -> str:
 
 def _left_out(base: Mapping[Any, Any], mine: Mapping[Any, Any], what: str) -> list[str]:
     """A note on the seeds or sizes that only one side has."""
-    shown = ", ".join(f"{key:g}" for key in sorted({*base} ^ {*mine}))
+    keys = sorted({*base} ^ {*mine}, key=lambda key: (isinstance(key, str), key))
+    shown = ", ".join(key if isinstance(key, str) else f"{key:g}" for key in keys)
     return [f"left out, as only one table has them: {what} {shown}"] if shown and {*base} & {*mine} else []
 
 
@@ -128,6 +131,14 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = []
     if len(found["runs"]) == 1:
         notes.append("one pair of curves: no interval. Give several seeds (a column seed) to know how far the figures would move")
+    for run in found["runs"]:
+        common, which = run["steps"], f", seed {run['seed']}" if len(found["runs"]) > 1 else ""
+        if common["base"] != common["mine"]:
+            spans = ", ".join(f"{side} runs over {common[side][0]:g}–{common[side][1]:g}" for side in ("base", "mine"))
+            notes.append(
+                f"{spans}{which}: compared over {common['first']:g}–{common['last']:g} alone; the baseline's last loss is that "
+                f"at step {common['last']:g}" + (", and an acceleration is at least what is shown" if common["first"] > 1 else "")
+            )
     for criterion in (CORRELATION, LEAST_SQUARES):
         bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}
         if "beta" in bounds:
@@ -180,6 +191,8 @@ def run(words: Sequence[str]) -> int:
     if not words:
         raise InputError("name two tables of curves: olm compare BASE.csv MINE.csv")
     options = parse(Compare, words, prog="olm compare", description=HELP)
+    if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
+        raise InputError(f"--output {options.output} is a file: name a folder")
     base, mine = (_curves(path, options) for path in (options.base, options.mine))
     sizes = [size for size in base if size in mine]
     if not sizes:

@@ -31,7 +31,8 @@ HELP = """Fit a scaling law to a table of runs, one row a run: olm fit RUNS.csv 
 
 Laws of a table: {tables}; and, without a law, isoflop (Approach 2) and envelope (Approach 1, rows are records of runs).
 Laws of loss curves, one CSV a run with columns step, lr, loss: {curves}. Columns are found by name: N (or params), D (or tokens),
-loss, C (or flops), one of N, D and C following from C = 6 N D; --columns N=my_name says otherwise.
+loss, C (or flops), one of N, D and C following from C = 6 N D; --columns N=my_name says otherwise. For envelope the rows of one N
+are one run, or --columns run=my_name says which column tells runs apart.
 And L0 + (B/t)^β of one run (--law step), columns step, loss: several tables share L0 and t0, by both criteria."""
 CURVES = ("multi_power", "annealing")
 APPROACHES = ("isoflop", "envelope")
@@ -173,7 +174,8 @@ def _in_lines(table: Table) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(_of_lines(str(error), table)) from None
+        message = _of_lines(str(error), table)
+        raise InputError(message if table.path in message else f"{table.path}: {message}") from None
 
 
 def _one_table(options: Options) -> str:
@@ -193,7 +195,9 @@ def _refuse(options: Options, names: Sequence[str]) -> None:
 
 
 def _law_of_runs(options: Options) -> Outcome:
-    _refuse(options, ("warmup", "test", "lam", "smooth"))
+    _refuse(options, ("warmup", "test", "lam", "smooth", *(() if options.law == "cmr" else ("form",))))
+    if options.holdout is not None and not 0 < options.holdout < 1:
+        raise InputError(f"--holdout is {options.holdout:g}: give a share of the rows between 0 and 1")
     law = laws.named(options.law, **({} if options.form is None else {"form": options.form}))
     positive = [*(law.columns if law.positive is None else law.positive), "loss"]
     compute = ["C"] if options.holdout is not None else []
@@ -209,8 +213,6 @@ def _law_of_runs(options: Options) -> Outcome:
     held = np.zeros(len(loss), bool)
     predicted = found.predict(**columns)
     if options.holdout is not None:
-        if not 0 < options.holdout < 1:
-            raise InputError(f"--holdout is {options.holdout:g}: give a share of the rows between 0 and 1")
         with _in_lines(table):
             judged = holdout(loss=loss, law=law, largest=options.holdout, compute=table.columns.get("C"), **settings, **columns)
         lines += ["", f"fitted without the {len(judged['rows'])} rows of most compute: error on them "
@@ -285,7 +287,10 @@ def _approach(options: Options) -> Outcome:
     _refuse(options, [*unused, "smooth"] if options.law == "isoflop" else [*unused, "flops"])
     given = split_pairs(options.columns, "--columns")
     grouped = ["run"] if options.law == "envelope" and "run" in given else []
-    table = _read(options, _one_table(options), ["N", "D", "loss", *grouped], optional=["C"], positive=["N", "D", "C", "loss"])
+    table = _read(
+        options, _one_table(options), ["N", "D", "loss", *grouped], optional=["C"], labels=["run"],
+        positive=["N", "D", "C", "loss"],
+    )  # fmt: skip
     N, D, loss, C = table["N"], table["D"], table["loss"], table.columns.get("C")
     shared: dict[str, Any] = {"C": C, "flops_per_token": options.flops_per_token}
     shared |= {"level": _level(options), "check_units": not options.any_units}
@@ -293,7 +298,7 @@ def _approach(options: Options) -> Outcome:
         if options.law == "isoflop":
             found = isoflop(N, D, loss, budgets=options.flops or None, **shared)
         else:
-            run = table["run"] if grouped else None
+            run = table["run"].astype(str) if grouped else None
             found = envelope(N, D, loss, run=run, smooth=options.smooth, seed=options.seed, **shared)
     title = "Approach 2, isoFLOP parabolas" if options.law == "isoflop" else "Approach 1, lower envelope of the curves"
     used = len(loss) if found.groups is None else int((found.groups >= 0).sum())
@@ -483,6 +488,10 @@ def run(words: Sequence[str]) -> int:
         raise InputError(f"--output {options.output} is a file: name a folder")
     if options.seed < 0:
         raise InputError(f"--seed is {options.seed}: give a whole number of at least 0")
+    if not 0 < options.flops_per_token < np.inf:
+        raise InputError(f"--flops-per-token is {options.flops_per_token:g}: give a positive number, 6 by the usual count")
+    if any(not 0 < budget < np.inf for budget in options.flops):
+        raise InputError(f"--flops are {', '.join(f'{budget:g}' for budget in options.flops)}: give positive numbers")
     if options.smooth < 0:
         raise InputError(f"--smooth is {options.smooth:g}: give a number of records, 0 or more")
     if options.law == "step":

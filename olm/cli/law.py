@@ -61,6 +61,10 @@ def run(words: Sequence[str]) -> int:
     )
     if wanted.steps_between is not None and wanted.steps_between < 1:
         raise InputError(f"steps-between is {wanted.steps_between}: give at least 1")
+    if wanted.learned_share is not None and not 0 < wanted.learned_share <= 1:
+        raise InputError(f"--learned-share is {wanted.learned_share:g}: give a share above 0, at most 1")
+    if wanted.learned_share is not None and wanted.learned != Law.learned:
+        raise InputError("--learned and --learned-share say the same in two ways: give one of them")
     record, options = _open(wanted.run)
     file = record.path / "policy.npz"
     policy, phi = policies.load(file, baselines.named)

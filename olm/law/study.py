@@ -241,7 +241,7 @@ def study(
       adjoint: None: `olm.adjoint.segmented`; with ``residuals`` nothing is gained here.
       keep: ``"summaries"``, ``"all"`` or how many examples, evenly spaced, are kept one by one (memory T·B for all).
       every: contributions are measured at steps 0, ``every``, 2·``every`` …; curves and costates are those of all steps. None: at
-        up to 250 steps, evenly spaced, which keeps the cost of a study near that of the policy gradient.
+        up to 250 steps, evenly spaced. Measured at every step a study takes up to 1.6 policy gradients, at every eighth 1.1.
       group: [N] 0 or 1, for example 1 for corrupted.
       thresholds: weights up to threshold/B count as zero.
       zero: an example of at most zero/B is not active, and SIM_t leaves it out: mirror descent makes no exact zeros.

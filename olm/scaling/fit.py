@@ -325,7 +325,10 @@ def _own(problem: Problem) -> dict[str, np.ndarray]:
 def _best(found: solve.Solutions) -> int:
     """The start with the least objective; among those as good as it, one that met the stopping rule."""
     if not np.isfinite(found.value).any():
-        raise DivergenceError("the objective is finite at no start: give starts nearer to the data (starts=), or other columns")
+        raise DivergenceError(
+            "the objective is finite at no start: hold no parameter far from the data (fixed=, --fixed), or give other starts"
+            " (starts=)"
+        )
     least = np.min(found.value)
     close = found.value <= least + 1e-12 * abs(least) + 1e-24
     ranked = np.lexsort((found.value, found.status != solve.CONVERGED, ~close))

@@ -23,9 +23,10 @@ from olm.types import Array
 __all__ = ["Functions", "Problem", "checked_columns", "grid", "pose", "wrong_unit"]
 
 # Sizes and token counts in billions or millions look like this: no model has so few parameters, and no run, the earliest
-# record of the largest model included, has so few tokens for each parameter.
+# record of the largest model included, has so few tokens for each parameter, or so many; or repeats its data so often.
 SMALLEST_PLAUSIBLE = 1e4
-FEWEST_TOKENS_PER_PARAMETER = 1e-3
+FEWEST_TOKENS_PER_PARAMETER, MOST_TOKENS_PER_PARAMETER = 1e-3, 1e6
+MOST_EPOCHS = 1e4
 COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens"}
 
 
@@ -175,7 +176,10 @@ def checked_columns(columns: Mapping[str, Any], positive: Sequence[str], check_u
 
 
 def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None:
-    """A column that looks like millions or billions: its largest is below 10⁴, or D is below N / 1000 in half of the rows.
+    """A column that looks like millions or billions: its largest is below 10⁴, or half of the rows go with no run there is.
+
+    That is fewer tokens than a thousandth of the parameters, more than 10⁶ for each, or more than 10⁴ epochs of the unique ones.
+    Columns that are all in one wrong unit, with the largest above 10⁴, look like counts, and are taken for them.
 
     Args:
       columns: {name: [rows]}, of which N, D and U are looked at.
@@ -185,6 +189,8 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
 
     >>> wrong_unit({"N": np.array([1e9, 2e9]), "D": np.array([20e3, 200e3])})  # billions of tokens, written in millions
     ('D', 1, 'is at most 200000 tokens, 6e-05 for each parameter in the median row')
+    >>> wrong_unit({"N": np.array([44, 16183.0]), "D": np.array([1e9, 3e11])})  # millions of parameters
+    ('N', 1, 'is at most 16183 parameters, with 2.1e+07 tokens for each in the median row')
     >>> wrong_unit({"N": np.array([0.4, 7.0])})
     ('N', 1, 'is at most 7 parameters')
     """
@@ -197,6 +203,10 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
             return name, row, largest
         if name == "D" and "N" in columns and (share := np.median(columns["D"] / columns["N"])) < FEWEST_TOKENS_PER_PARAMETER:
             return name, row, f"{largest}, {share:.2g} for each parameter in the median row"
+        if name == "N" and "D" in columns and (share := np.median(columns["D"] / columns["N"])) > MOST_TOKENS_PER_PARAMETER:
+            return name, row, f"{largest}, with {share:.2g} tokens for each in the median row"
+        if name == "U" and "D" in columns and (share := np.median(columns["D"] / columns["U"])) > MOST_EPOCHS:
+            return name, row, f"{largest}, read {share:.2g} times in the median row"
     return None
 
 

@@ -10,9 +10,10 @@ answer differently:
 - `LEAST_SQUARES`: L0, every B and every β jointly minimise Σ (L − L0 − (B/t)^β)² over the same t > t0. A sum of squares cannot
   compare ranges of different length: t0 is still the correlation's.
 
-B is the step at which the power law would be at L0 + 1 nat, an extrapolation by orders of magnitude where β is small: a modest
-gain in loss makes ΔB near 100%, and both move with L0. The ratio of losses and the acceleration say what was gained. What is
-left of a curve after the fit is correlated from step to step: intervals are over seeds, never over the points of a curve.
+B is the step at which the power law would be at L0 + 1 nat, an extrapolation by orders of magnitude where β is small: a fall of
+L − L0 by a factor f at equal β is a fall of B by f^(1/β), a modest gain at the paper's β = .12 a ΔB near 100%. The ratio of
+losses and the acceleration say what was gained. What is left of a curve after the fit is correlated from step to step: intervals
+are over seeds, never over the points of a curve.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
 CORRELATION, LEAST_SQUARES = "correlation", "least squares"
 _GAPS = 241  # values of L0 tried for each t0, and in each of the refinements
 _STARTS = 24  # values of t0
+FLAT = 1e-6  # a β up to this is no fall: the curve has no B
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def _by_correlation(
         raise InputError(f"latest_share {latest_share}: give a share of the run, between 0 and 1")
     if L0 is not None and not L0 >= 0:
         raise InputError(f"L0 = {L0}: give a loss of at least 0")
+    if t0 is not None and not t0 >= 0:
+        raise InputError(f"t0 = {t0}: give a step of at least 0")
     end = min(steps[-1] for steps, _ in curves)
     if t0 is None:
         starts = np.unique(np.r_[0.0, np.geomspace(min(steps[0] for steps, _ in curves), latest_share * end, _STARTS)])
@@ -137,7 +141,8 @@ def _by_correlation(
         score: np.ndarray = np.zeros((len(gaps), len(starts)))
         for (steps, losses), f in zip(curves, first, strict=True):
             y = np.log(losses - least + gaps[:, None])
-            score -= np.nan_to_num(_regressions(np.log(steps), y, f)[2], nan=1.0)
+            r = _regressions(np.log(steps), y, f)[2]
+            score -= np.where(np.abs(r) < 1.001, r, 1.0)  # losses that are all equal have none (0/0, or ∞): the worst score
         gap, start = np.unravel_index(int(np.argmax(score)), score.shape)
         return float(score[gap, start]), float(gaps[gap]), int(start)
 
@@ -165,7 +170,7 @@ def _by_correlation(
             float(np.exp(np.divide(a, b) + np.log(steps[-1])))
             for (_, a, _), b, (steps, _) in zip(fits, beta, curves, strict=True)
         )
-    bounds += ["beta"] if min(beta) <= 0 else []
+    bounds += ["beta"] if not min(beta) > FLAT else []
     return StepFit(float(level), float(starts[start]), B, beta, tuple(r * r for *_, r in fits), CORRELATION, tuple(bounds))
 
 
@@ -202,7 +207,8 @@ def _by_least_squares(curves: Sequence[tuple[np.ndarray, np.ndarray]], start: St
             p += [at_end, -slope]
         low, high = np.full(len(p), -np.inf), np.full(len(p), np.inf)
         low[0], high[0] = (0.0, max(least, level) + 1e-12) if L0 is None else (level - 1e-9, level + 1e-9)
-        found = least_squares(residuals, p, jacobian, bounds=(low, high), x_scale="jac", xtol=1e-12, ftol=1e-12, gtol=1e-12)
+        with np.errstate(over="ignore", invalid="ignore"):  # steps that are tried and taken back
+            found = least_squares(residuals, p, jacobian, bounds=(low, high), x_scale="jac", xtol=1e-12, ftol=1e-12, gtol=1e-12)
         if best is None or found.cost < best.cost:
             best = found
     if not best.success:  # never silent: a fit that did not end is not a fit
@@ -213,7 +219,7 @@ def _by_least_squares(curves: Sequence[tuple[np.ndarray, np.ndarray]], start: St
         B = tuple(float(np.exp(np.divide(a, b) + end)) for a, b, end in zip(best.x[1::2], beta, ends, strict=True))
         r2 = tuple(float(np.corrcoef(x, np.log(np.maximum(y - level, 1e-300)))[0, 1] ** 2) for x, y in parts)
     bounds = ["L0"] if L0 is None and not 1e-6 * least < level < least * (1 - 1e-6) else []
-    bounds += [name for name in start.on_bound if name == "t0"] + (["beta"] if min(beta) <= 0 else [])
+    bounds += [name for name in start.on_bound if name == "t0"] + (["beta"] if not min(beta) > FLAT else [])
     return StepFit(level, start.t0, B, beta, r2, LEAST_SQUARES, tuple(bounds))
 
 
@@ -316,7 +322,7 @@ def on_common_steps(base: tuple[Array, Array], mine: tuple[Array, Array]) -> tup
 
 def _changes(fit: StepFit, end: float) -> dict[str, Any]:
     (B1, B2), (b1, b2) = fit.B, fit.beta
-    if min(fit.beta) <= 0:  # a loss that does not fall beyond t0 has no B, and nothing can be said of its change
+    if not min(fit.beta) > FLAT:  # a loss that does not fall beyond t0 has no B, and nothing can be said of its change
         B1 = B2 = b1 = b2 = float("nan")
     with np.errstate(all="ignore"):
         # Eq. 9 in logarithms, as B^(b1/b2) overflows.
@@ -346,9 +352,10 @@ def improvement(
       t0, L0, latest_share: as for `fit_steps`; each pair of curves shares both.
 
     Returns:
-      ``runs``: one dict a seed with ``measured`` (acceleration that stays, first crossing, ratios of area and of final loss)
-      and, for both criteria, L0, t0, B, β and r² of either side, ``delta_B_percent`` = 100 (1 − B₂/B₁), ``delta_beta_percent``
-      = 100 (β₂/β₁ − 1) and the acceleration that Eq. 9 predicts, (B₁^(β₁/β₂)/B₂) T^(1 − β₁/β₂). ``summary``: the same over
+      ``runs``: one dict a seed with ``measured`` (acceleration that stays, first crossing, ratios of area and of final loss, all
+      over the ``steps`` that both curves cover, the baseline's "last" loss being that at the last of these) and, for both
+      criteria, L0, t0, B, β and r² of either side, ``delta_B_percent`` = 100 (1 − B₂/B₁), ``delta_beta_percent`` =
+      100 (β₂/β₁ − 1) and the acceleration that Eq. 9 predicts, (B₁^(β₁/β₂)/B₂) T^(1 − β₁/β₂). ``summary``: the same over
       seeds, mean and 95% interval (`over_seeds`; ratios on a logarithmic scale, ΔB and Δβ from them).
 
     Raises:
@@ -382,7 +389,9 @@ def improvement(
             "final_ratio": float(b[-1] / a[-1]),
         }
         fits = {fit.criterion: _changes(fit, float(steps[-1])) for fit in (published, squares)}
-        runs.append({"seed": seed, "measured": measured, **fits})
+        ends = {name: [float(curve[0][0]), float(curve[0][-1])] for name, curve in zip(("base", "mine"), both, strict=True)}
+        common = {"first": float(steps[0]), "last": float(steps[-1]), **ends}
+        runs.append({"seed": seed, "measured": measured, "steps": common, **fits})
     return {
         "runs": runs,
         "summary": {part: _summary([run[part] for run in runs]) for part in ("measured", CORRELATION, LEAST_SQUARES)},

@@ -44,7 +44,7 @@ class Table:
     """Columns of numbers and where they came from.
 
     Attributes:
-      columns: {name: [rows] float64}.
+      columns: {name: [rows] float64}; of labels, int or str.
       lines: [rows], the line of the file where each row begins, the first line being 1.
       path: the file.
       header: every column name of the file.
@@ -94,6 +94,7 @@ def read_table(
     needed: Sequence[str] = ("N", "D", "loss"),
     *,
     optional: Sequence[str] = (),
+    labels: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     positive: Sequence[str] | None = None,
@@ -106,6 +107,7 @@ def read_table(
       path: the file.
       needed: names of the columns to read; of N, D and C one may be computed from the others, C = 6 N D.
       optional: further names, read where the file has them.
+      labels: those among both whose cells are names of something, such as a run, and need not be numbers.
       columns: {name: the file's name for it}; the others are found by their names and `ALIASES`.
       where: {the file's column: value}; rows with other values are passed over before anything else of them is read.
       positive: names of columns whose cells must be above 0; None: all that are read.
@@ -131,6 +133,11 @@ def read_table(
     name = os.fspath(path)
     header, rows = _cells(name)
     columns, where = dict(columns or {}), dict(where or {})
+    known = list(dict.fromkeys([*needed, *optional, "N", "D", "C"]))
+    if strange := [wanted for wanted in columns if wanted not in known]:
+        raise InputError(
+            f"--columns {strange[0]}={columns[strange[0]]}: nothing here is called {strange[0]}: name {', '.join(known)}"
+        )
     for column in where:
         _only(name, header, column, f"--where {column}={where[column]}")
     kept = [(line, row) for line, row in rows if all(_same(row[header.index(c)], v) for c, v in where.items())]
@@ -148,9 +155,12 @@ def read_table(
             return _only(name, header, columns[wanted], f"--columns {wanted}={columns[wanted]}")
         if wanted in header:
             return _only(name, header, wanted, wanted)
-        aliases = {wanted.lower(), *(alias.lower() for alias in ALIASES.get(wanted, ()))}
+        # A single letter counts as it is written: d is a width as often as it is the data.
+        aliases = {alias.lower() if len(alias) > 1 else alias for alias in (wanted, *ALIASES.get(wanted, ()))}
         others = {*needed, *optional} - {wanted}  # a column that bears another wanted name is that one
-        matches = [column for column in header if column.lower() in aliases and column not in others]
+        matches = [
+            column for column in header if (column.lower() if len(column) > 1 else column) in aliases and column not in others
+        ]
         if len(matches) > 1:
             raise InputError(f"{name}: column {wanted} may be {' or '.join(matches)}: say which with --columns {wanted}=NAME")
         return header.index(matches[0]) if matches else None
@@ -160,7 +170,9 @@ def read_table(
     lacking = [name for name in ("N", "D", "C") if name in needed and place(name) is None]
     for wanted in dict.fromkeys([*needed, *optional, *(["N", "D", "C"] if lacking else [])]):
         at = place(wanted)
-        if at is not None:
+        if at is not None and wanted in labels:
+            found[wanted] = np.array([_label(name, line, header[at], row[at]) for line, row in kept], dtype=object)
+        elif at is not None:
             above = positive is None or wanted in positive
             found[wanted] = np.array([_number(name, line, header[at], row[at], above, wanted) for line, row in kept])
     derived = tuple(wanted for wanted in needed if wanted not in found and _derive(wanted, found, flops_per_token))
@@ -240,7 +252,9 @@ def _number(name: str, line: int, column: str, cell: str, positive: bool, wanted
     try:
         value = float(cell)
     except ValueError:
-        plain = cell.replace(",", "").replace(" ", "")
+        before, comma, after = cell.partition(",")
+        decimal = comma and "," not in after and len(after) != 3  # 2,83 is no 283, while 1,234 may be 1234
+        plain = f"{before}.{after}" if decimal else cell.replace(",", "").replace(" ", "")
         hint = f"write {plain}" if plain != cell and _is_number(plain) else "correct the cell or remove the row"
         raise InputError(f"{where}: {cell!r} is not a number: {hint}") from None
     if not math.isfinite(value):
@@ -249,6 +263,13 @@ def _number(name: str, line: int, column: str, cell: str, positive: bool, wanted
         kind = "a loss in nats is above 0" if wanted == "loss" else f"{wanted} must be above 0"
         raise InputError(f"{where}: {cell}, but {kind}: correct the cell or remove the row")
     return value
+
+
+def _label(name: str, line: int, column: str, cell: str) -> int | str:
+    """A whole number as one, so that 1 and 1.0 are the same run; anything else as it stands."""
+    if not cell:
+        raise InputError(f"{name}, line {line}, column {column}: the cell is empty: fill it in or remove the row")
+    return int(float(cell)) if _is_number(cell) and float(cell).is_integer() else cell
 
 
 def _is_number(text: str) -> bool:
