@@ -366,6 +366,14 @@ HEAD = """# Results
 Every number that the benchmarks measured, from the files of [benchmarks/results](../benchmarks/results).
 `python docs/results.py` writes this page. [benchmarks/LOG.md](../benchmarks/LOG.md) says what was predicted and what failed.
 
+The scaling law of uniform weights and of the found policy, first seed, fitted by the published criterion:
+
+![Loss above L0 against steps, both logarithmic, for every rung of the ladder and both claims](figures/scaling_improvement.svg)
+
+What each policy gains, and what it costs in training runs:
+
+![Area ratio of each policy with its interval, in both claims](figures/policies_compared_perceptron.svg)
+
 """
 
 
