@@ -11,7 +11,7 @@ rate, chosen on validation draws, gradients clipped.
   fitted to all of a side's curves. N counts all parameters, embeddings included. The Chinchilla E is fixed at the source's
   entropy, which is known here, so that the two sides' coefficients can be compared.
 
-Searches live in run folders under --runs: a stopped benchmark goes on where it was, within an evaluation too for --preset
+The ladder and the sizes have a result file each. Searches live in run folders under --runs: a stopped benchmark goes on where it was, within an evaluation too for --preset
 paper, whose sweeps go segment by segment through host memory and disk. Matrix products in float32 without TF32.
 
     python benchmarks/scaling_improvement.py                                  # CPU preset: rungs 1 to 3, sizes
@@ -259,7 +259,7 @@ def main() -> None:
     chosen = {"ladder": [preset["ladder"][row - 1] for row in rows]}
     if arguments.rows is None:
         chosen["sizes"] = preset["sizes"]
-    payload: dict[str, Any] = {"claims": {}}
+    found_so_far: dict[str, dict[str, Any]] = {part: {} for part in chosen}
     name = "scaling_improvement" + ("" if arguments.preset == "cpu" else f"_{arguments.preset}")
     if arguments.rows is not None:  # some rungs have a file of their own, and never stand in the place of all
         name += "_rows_" + "_".join(map(str, arguments.rows))
@@ -282,8 +282,9 @@ def main() -> None:
                 record |= {"laws": over_sizes(rungs, {rung.name: rung for rung in chosen[part]})}
                 print(f"\nscaling laws over sizes, claim ({claim}): mine / base")
                 _bench.table({"ratio": ratio, **value} for ratio, value in record["laws"]["summary"].items())
-            payload["claims"].setdefault(claim, {})[part] = record
-            _bench.save(name, payload, arguments)  # after every part, each of which takes many minutes
+            found_so_far[part][claim] = {part: record}
+            # After every part, each of which takes many minutes, and into a file for each.
+            _bench.save(name if part == "ladder" else f"{name}_{part}", {"claims": found_so_far[part]}, arguments)
 
 
 if __name__ == "__main__":

@@ -351,13 +351,13 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
         scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
-ROWS["scaling_improvement_rows_4"] = scaling_improvement
+ROWS |= dict.fromkeys(("scaling_improvement_sizes", "scaling_improvement_rows_4"), scaling_improvement)
 
 
 # What README shows; the rest is one click away.
 HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement",
-    "scaling_improvement_rows_4",
+    "scaling_improvement_sizes", "scaling_improvement_rows_4",
     "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
