@@ -11,8 +11,9 @@ rate, chosen on validation draws, gradients clipped.
   fitted to all of a side's curves. N counts all parameters, embeddings included. The Chinchilla E is fixed at the source's
   entropy, which is known here, so that the two sides' coefficients can be compared.
 
-The ladder and the sizes have a result file each. Searches live in run folders under --runs: a stopped benchmark goes on where it was, within an evaluation too for --preset
-paper, whose sweeps go segment by segment through host memory and disk. Matrix products in float32 without TF32.
+The ladder and the sizes have a result file each. Searches live in run folders under --runs: a stopped benchmark goes on where it
+was, within an evaluation too for --preset paper, whose sweeps go segment by segment through host memory and disk. Matrix products
+in float32 without TF32.
 
     python benchmarks/scaling_improvement.py                                  # CPU preset: rungs 1 to 3, sizes
     python benchmarks/scaling_improvement.py --rows 4 --claims a              # its longest rung, in a file of its own
