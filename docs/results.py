@@ -163,7 +163,9 @@ def percent(value: float, decimals: int = 1) -> str:
 
 
 def span(measure: dict[str, Any], shown: Callable[[float], str]) -> str:
-    """``mean [low, high]`` of an interval over seeds, each as ``shown`` has it."""
+    """``mean [low, high]`` of an interval over seeds, each as ``shown`` has it; – where a seed has no value."""
+    if isinstance(measure["mean"], str):  # JSON's word for NaN
+        return "–"
     if measure.get("low") is None or measure.get("high") is None:
         return shown(measure["mean"])
     return f"{shown(measure['mean'])} [{shown(measure['low'])}, {shown(measure['high'])}]"
@@ -299,8 +301,9 @@ def scaling_improvement(result: dict[str, Any]) -> Iterator[Row]:
         for rung, found in parts.get("ladder", {}).get("rungs", {}).items():
             summary = found["summary"]
             changes = "; ".join(
-                f"{fit}: ΔB {span(summary[fit]['delta_B_percent'], lambda x: f'{x:.1f}')}%, "
-                f"Δβ {span(summary[fit]['delta_beta_percent'], lambda x: f'{x:.1f}')}%"
+                f"{fit}: ΔB {span(summary[fit]['delta_B_percent'], lambda x: f'{x:.1f}%')}, "
+                f"Δβ {span(summary[fit]['delta_beta_percent'], lambda x: f'{x:.1f}%')}, "
+                f"r² {estimate(summary[fit]['r2_base'])} and {estimate(summary[fit]['r2_mine'])}"
                 for fit in ("correlation", "least squares", "L0 = 0.051, t0 = T/10")
             )
             measured = f"acceleration {estimate(summary['measured']['acceleration'], unit='×')}"
