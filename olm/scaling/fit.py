@@ -212,6 +212,12 @@ class Fit:
 def shown(value: float) -> str:
     """Five decimals, or six digits where five decimals would not show them.
 
+    Args:
+      value: a parameter or an end of its interval.
+
+    Returns:
+      The text of a table's cell.
+
     >>> shown(0.29287), shown(15415.991)
     ('0.29287', '15416')
     """
