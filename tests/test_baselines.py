@@ -306,7 +306,6 @@ def test_drop_and_rho_keep_spoiled_labels_out() -> None:
         ({"temperature": 1.0, "share": 0.5}, "give one of the two"),
         ({"temperature": 0.0}, r"temperature is 0.0: give a positive"),
         ({"temperature": "hot"}, "temperature is 'hot': give a positive"),
-        ({"share": True}, "share is True: give a share"),
         ({"temperature": -1.0}, "give a positive"),
         ({"temperature": float("nan")}, "give a positive"),
         ({"share": 0.0}, "share of the examples"),

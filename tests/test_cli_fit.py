@@ -203,7 +203,9 @@ def test_step_laws_of_two_runs_share_their_irreducible_loss(tmp_path: Path, caps
     words = ["fit", *map(str, files), "--law", "step", "--fixed", "L0=0.9", "t0=100", "--output", str(tmp_path / "held")]
     assert main(words) == 0
     held = json.loads((tmp_path / "held" / "fit.json").read_text())["fits"]
-    assert [(one["L0"], one["t0"]) for one in held] == [(0.9, 100.0)] * 2 and held[0]["B"][0] != pytest.approx(3000.0, rel=0.1)
+    assert [x for one in held for x in (one["L0"], one["t0"])] == pytest.approx([0.9, 100.0] * 2) and held[0]["B"][
+        0
+    ] != pytest.approx(3000.0, rel=0.1)
     assert main(["fit", str(files[0]), "--law", "step", "--bootstrap", "9"]) == 2
     assert "--bootstrap has no meaning with --law step" in capsys.readouterr().err
 
