@@ -74,6 +74,19 @@ def test_no_status_is_silent() -> None:
     assert screened.status[0] == solve.CONVERGED
 
 
+def test_a_step_lost_in_rounding_is_no_stall() -> None:
+    def coarse(x: jax.Array, shared: Any, own: Any) -> jax.Array:
+        return (1e3 + 1e-3 + (x[0] - 1) ** 2) - 1e3  # rounded to 1e-13, with an exact gradient
+
+    def wall(x: jax.Array, shared: Any, own: Any) -> jax.Array:
+        return jnp.where(x[0] < 1, jnp.nan, x[0] ** 2)
+
+    assert solve.minimise(coarse, [[1 + 1e-7]]).status.tolist() == [solve.CONVERGED]
+    found = solve.minimise(wall, [[3.0]])
+    assert found.status.tolist() == [solve.STALLED]
+    np.testing.assert_allclose(found.x, 1.0, atol=1e-9)
+
+
 def test_problems_of_their_own_data() -> None:
     def bowl(x: jax.Array, shared: Any, own: jax.Array) -> jax.Array:
         return jnp.sum((x - own) ** 2 + (x - own) ** 4)

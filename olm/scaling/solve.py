@@ -28,6 +28,7 @@ __all__ = ["ABANDONED", "CONVERGED", "EXHAUSTED", "NON_FINITE", "STALLED", "Scre
 
 EXHAUSTED, CONVERGED, STALLED, NON_FINITE, ABANDONED = range(5)
 RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 1.0, 10.0, 1e-12
+LOST = 1e-8  # of the objective: what small residuals of large numbers lose in rounding
 CHUNK = {"cpu": 32}  # what fits a core's cache with a few hundred rows; other devices want many more
 ROUND = 10  # iterations between two selections of the starts that go on
 
@@ -50,7 +51,8 @@ class Solutions(NamedTuple):
     Attributes:
       x: [S, P].
       value: [S], inf where the objective was never finite.
-      status: [S], one of ``CONVERGED``, ``EXHAUSTED`` (out of iterations), ``STALLED`` (no step of any length descends),
+      status: [S], one of ``CONVERGED``, ``EXHAUSTED`` (out of iterations), ``STALLED`` (no step of any length descends, though the
+        gradient says so),
         ``NON_FINITE`` (at its start), ``ABANDONED`` (screened out).
       iterations: [S].
     """
@@ -116,8 +118,9 @@ def _advance(
     radius = jnp.where((ratio > 0.75) & (length > 0.8 * s.radius), jnp.minimum(2.5 * s.radius, LARGEST_RADIUS), radius)
     radius = jnp.where(first, s.radius, radius)
 
-    converged = ~first & (decrement <= tolerance * (jnp.abs(s.value) + 1e-12))
+    size = jnp.abs(s.value) + 1e-12
     stalled = ~first & ~accepted & (radius < SMALLEST_RADIUS)
+    converged = ~first & ((decrement <= tolerance * size) | (stalled & (decrement <= LOST * size)))
     status = jnp.where(first & ~finite, NON_FINITE, jnp.where(converged, CONVERGED, jnp.where(stalled, STALLED, EXHAUSTED)))
     pick = partial(jnp.where, accepted)
     new = _State(
@@ -184,7 +187,8 @@ def minimise(
     """Minimise from every start; numpy in, numpy out, float64 within.
 
     A start has converged when its Newton decrement ½ gᵀ|H|⁻¹g over the coordinates that bounds leave free is at most
-    ``tolerance`` times the objective plus 10⁻¹² (an exact fit's objective is rounding error alone).
+    ``tolerance`` times the objective plus 10⁻¹² (an exact fit's objective is rounding error alone), or at most 10⁻⁸ times it
+    where no step of any length descends: what is left to gain is then below the rounding of the objective.
 
     Args:
       objective: ``objective(x [P], shared, each) -> scalar``, traceable, twice differentiable almost everywhere. Compiled once
