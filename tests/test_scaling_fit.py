@@ -469,6 +469,30 @@ def test_small_models_need_a_word_that_their_sizes_are_counts() -> None:
     assert found.parameters["alpha"] == pytest.approx(0.5, abs=1e-4)
 
 
+def test_one_row_in_another_unit() -> None:
+    N, D, loss = table(0.01)
+    N[2] = 0.4
+    with pytest.raises(InputError, match=r"row 3, column N: is 0\.4 parameters, where the median row has"):
+        fit(N, D, loss)
+
+
+def test_holdout_speaks_of_the_rows_it_was_given() -> None:
+    N, D, loss = table(0.0)
+    order = np.argsort(N * D)[::-1]
+    N, D, loss = N[order], D[order], loss[order]
+    loss[len(N) - 1] = 1.0
+    found = holdout(N, D, loss, largest=0.25, starts=START)["fit"]
+    assert f"row {len(N)}: loss 1 is not above the fitted E" in found.message
+
+
+def test_an_interval_over_everything_is_noted() -> None:
+    N, D, loss = table(0.01)
+    assert "hardly determined" not in fit(N, D, loss, starts=START).message
+    D = 1e12 * (1 + 0.01 * np.arange(len(N)) / len(N))
+    message = fit(N, D, loss, starts=START).message
+    assert "hardly determined by these rows, with intervals over more than a millionfold: E, B" in message
+
+
 def test_whole_groups_are_held_by_the_runs_that_are_fitted() -> None:
     N, D = np.repeat([1e7, 3e7, 1e8, 3e8, 1e9], 5), np.tile(np.geomspace(1e9, 1e11, 5), 5)
     loss = (1.7 + 400 / N**0.34 + 400 / D**0.3) * np.exp(1e-3 * np.random.default_rng(0).normal(size=25))

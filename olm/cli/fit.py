@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from olm.scaling.compute import Allocation, IsoFlop, allocate, envelope, isoflop
 from olm.scaling.curves import LossCurve, annealing, fit_curves, multi_power, predict_curve, rates_from_log, score
 from olm.scaling.fit import Fit, fit, shown
 from olm.scaling.holdout import holdout
+from olm.scaling.problem import rename_rows
 from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps
 from olm.scaling.tables import Table, read_table, split_pairs
 
@@ -165,7 +165,7 @@ def _read(options: Options, path: str, needed: Sequence[str], **more: Any) -> Ta
 
 def _of_lines(message: str, table: Table) -> str:
     """A message about rows of the arrays as one about lines of the file they came from."""
-    return re.sub(r"\brow (\d+)", lambda row: f"{table.path}, line {table.lines[int(row[1]) - 1]}", message)
+    return rename_rows(message, lambda row: f"{table.path}, line {table.lines[row - 1]}")
 
 
 @contextlib.contextmanager

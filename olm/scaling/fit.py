@@ -26,6 +26,7 @@ __all__ = ["Fit", "fit", "shown"]
 
 SAME_BASIN = 1e-6  # relative: objectives this close count as one optimum
 ON_BOUND = 1e-9
+HARDLY = 1e6  # ratio of an interval's ends from which its parameter is called hardly determined
 
 
 @dataclass(frozen=True)
@@ -411,7 +412,7 @@ def describe(
         fixed=tuple(problem.shared["fixed"]),
         objective=float(found.value[best]),
         status={solve.CONVERGED: "converged", solve.STALLED: "stalled"}.get(int(found.status[best]), "exhausted"),
-        message=_message(problem, found, best, at_bounds, spread, parameters, report),
+        message=_message(problem, found, best, at_bounds, spread, parameters, limits, report),
         rows=rows,
         starts_summary={
             "starts": len(found.value),
@@ -439,6 +440,7 @@ def _message(
     at_bounds: tuple[str, ...],
     spread: np.ndarray,
     parameters: Mapping[str, float],
+    limits: Mapping[str, tuple[float, float]],
     report: _intervals.Bootstrap | None,
 ) -> str:
     """What a reader of the figures has to know, in sentences on one line."""
@@ -451,6 +453,8 @@ def _message(
         names = _intervals.undetermined(problem, found.x[best])
         reason = f"the rows do not determine {', '.join(names)}" if names else "no more rows than parameters"
         notes.append(f"no intervals: {reason}")
+    if wide := [p.name for p in problem.free if p.log and limits[p.name][1] > HARDLY * limits[p.name][0]]:
+        notes.append(f"hardly determined by these rows, with intervals over more than a millionfold: {', '.join(wide)}")
     if "E" in parameters and (problem.loss <= parameters["E"]).any():
         row = int(np.argmax(problem.loss <= parameters["E"]))
         notes.append(f"row {row + 1}: loss {problem.loss[row]:g} is not above the fitted E = {parameters['E']:g}")

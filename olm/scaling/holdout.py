@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from olm.errors import InputError
 from olm.scaling.fit import fit
 from olm.scaling.laws import Law, named
-from olm.scaling.problem import pose
+from olm.scaling.problem import pose, rename_rows
 
 __all__ = ["holdout"]
 
@@ -66,7 +67,16 @@ def holdout(
         if labels.shape != losses.shape:
             raise InputError(f"groups have shape {labels.shape}: give one label for each of {len(losses)} rows")
         settings["groups"] = labels[~out]
-    found = fit(loss=losses[~out], law=law, **used, **settings)
+    kept = np.flatnonzero(~out)
+
+    def of_all(message: str) -> str:
+        return rename_rows(message, lambda row: f"row {kept[row - 1] + 1}")
+
+    try:
+        found = fit(loss=losses[~out], law=law, **used, **settings)
+    except InputError as error:
+        raise InputError(of_all(str(error))) from None
+    found = replace(found, message=of_all(found.message))
     predicted = found.predict(**{name: value[out] for name, value in table.items()})
     error = 100 * (predicted / losses[out] - 1)
     rows = [

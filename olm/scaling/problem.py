@@ -7,6 +7,7 @@ targets, weights, held values, δ.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -20,13 +21,14 @@ from olm.errors import InputError
 from olm.scaling.laws import Law, Parameter
 from olm.types import Array
 
-__all__ = ["Functions", "Problem", "checked_columns", "grid", "pose", "wrong_unit"]
+__all__ = ["Functions", "Problem", "checked_columns", "grid", "pose", "rename_rows", "wrong_unit"]
 
 # Sizes and token counts in billions or millions look like this: no model has so few parameters, and no run, the earliest
 # record of the largest model included, has so few tokens for each parameter, or so many; or repeats its data so often.
 SMALLEST_PLAUSIBLE = 1e4
 FEWEST_TOKENS_PER_PARAMETER, MOST_TOKENS_PER_PARAMETER = 1e-3, 1e6
 MOST_EPOCHS = 1e4
+SMALLEST_SHARE = 1e-5  # of the median size, in a table of models; early records have any number of tokens
 COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens"}
 
 
@@ -175,17 +177,27 @@ def checked_columns(columns: Mapping[str, Any], positive: Sequence[str], check_u
     return checked
 
 
+def rename_rows(message: str, name: Callable[[int], str]) -> str:
+    """A message with each "row k" replaced by ``name(k)``: rows of a part as those of the whole, or as lines of a file.
+
+    >>> rename_rows("row 2, column N: -3 is not above 0", lambda row: f"line {row + 1}")
+    'line 3, column N: -3 is not above 0'
+    """
+    return re.sub(r"\brow (\d+)", lambda found: name(int(found[1])), message)
+
+
 def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None:
     """A column that looks like millions or billions: its largest is below 10⁴, or half of the rows go with no run there is.
 
     That is fewer tokens than a thousandth of the parameters, more than 10⁶ for each, or more than 10⁴ epochs of the unique ones.
-    Columns that are all in one wrong unit, with the largest above 10⁴, look like counts, and are taken for them.
+    One row's N may be in another unit than the rest: below 10⁴ and less than 10⁻⁵ of the median. Columns that are all in one
+    wrong unit, with the largest above 10⁴, look like counts, and are taken for them.
 
     Args:
       columns: {name: [rows]}, of which N, D and U are looked at.
 
     Returns:
-      Its name, the row of its largest, and what is wrong; None where nothing is.
+      Its name, the row of its largest, or of the one cell, and what is wrong; None where nothing is.
 
     >>> wrong_unit({"N": np.array([1e9, 2e9]), "D": np.array([20e3, 200e3])})  # billions of tokens, written in millions
     ('D', 1, 'is at most 200000 tokens, 6e-05 for each parameter in the median row')
@@ -193,6 +205,8 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
     ('N', 1, 'is at most 16183 parameters, with 2.1e+07 tokens for each in the median row')
     >>> wrong_unit({"N": np.array([0.4, 7.0])})
     ('N', 1, 'is at most 7 parameters')
+    >>> wrong_unit({"N": np.array([4e8, 7.0, 1e9])})
+    ('N', 1, 'is 7 parameters, where the median row has 4e+08')
     """
     for name, unit in COUNTS.items():
         if name not in columns or not columns[name].size:
@@ -201,6 +215,9 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
         largest = f"is at most {columns[name][row]:g} {unit}"
         if columns[name][row] < SMALLEST_PLAUSIBLE:
             return name, row, largest
+        if name == "N" and (least := columns[name].min()) < min(SMALLEST_PLAUSIBLE, SMALLEST_SHARE * np.median(columns[name])):
+            middle = f"{np.median(columns[name]):g}"
+            return name, int(np.argmin(columns[name])), f"is {least:g} {unit}, where the median row has {middle}"
         if name == "D" and "N" in columns and (share := np.median(columns["D"] / columns["N"])) < FEWEST_TOKENS_PER_PARAMETER:
             return name, row, f"{largest}, {share:.2g} for each parameter in the median row"
         if name == "N" and "D" in columns and (share := np.median(columns["D"] / columns["N"])) > MOST_TOKENS_PER_PARAMETER:

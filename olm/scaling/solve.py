@@ -51,9 +51,8 @@ class Solutions(NamedTuple):
     Attributes:
       x: [S, P].
       value: [S], inf where the objective was never finite.
-      status: [S], one of ``CONVERGED``, ``EXHAUSTED`` (out of iterations), ``STALLED`` (no step of any length descends, though the
-        gradient says so),
-        ``NON_FINITE`` (at its start), ``ABANDONED`` (screened out).
+      status: [S], one of ``CONVERGED``, ``EXHAUSTED`` (out of iterations), ``STALLED`` (no step of any length descends, though
+        the gradient says so), ``NON_FINITE`` (at its start), ``ABANDONED`` (screened out).
       iterations: [S].
     """
 
