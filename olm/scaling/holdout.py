@@ -74,8 +74,8 @@ def holdout(
 
     try:
         found = fit(loss=losses[~out], law=law, **used, **settings)
-    except InputError as error:
-        raise InputError(of_all(str(error))) from None
+    except InputError as fault:
+        raise InputError(of_all(str(fault))) from None
     found = replace(found, message=of_all(found.message))
     predicted = found.predict(**{name: value[out] for name, value in table.items()})
     error = 100 * (predicted / losses[out] - 1)
