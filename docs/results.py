@@ -308,13 +308,43 @@ def scaling_improvement(result: dict[str, Any]) -> Iterator[Row]:
             )
             measured = f"acceleration {estimate(summary['measured']['acceleration'], unit='×')}"
             yield f"scaling law of a run, stories {rung}, claim ({claim}), held out; {seeds(found)}", f"{changes}; {measured}"
-        laws = parts.get("sizes", {}).get("laws")
-        if laws:
-            ratios_of = "; ".join(f"{name.replace('_', ' ')} {estimate(value)}" for name, value in laws["summary"].items())
-            yield (
-                f"scaling laws over {len(laws['sizes'])} model sizes, claim ({claim}), policy / uniform; {seeds(laws)}",
-                ratios_of,
+        yield from _sizes(claim, parts.get("sizes", {}).get("laws"))
+
+
+SIZES = {
+    "chinchilla_D_c_ratio": "Chinchilla: D_c = B^(1/β)",
+    "chinchilla_beta_ratio": "Chinchilla: β",
+    "kaplan_ns_S_c_ratio": "Kaplan L(N, S): S_c",
+    "kaplan_ns_alpha_S_ratio": "Kaplan L(N, S): α_S",
+}
+
+
+def _sizes(claim: str, laws: dict[str, Any] | None) -> Iterator[Row]:
+    if laws:
+        yield (
+            f"scaling laws over {len(laws['sizes'])} model sizes, claim ({claim}), policy / uniform; {seeds(laws)}",
+            "; ".join(f"{shown} × {estimate(laws['summary'][name])}" for name, shown in SIZES.items() if name in laws["summary"]),
+        )
+
+
+def _ladder(result: dict[str, Any]) -> Iterator[Row]:
+    """A row for each claim: coefficients by the published criterion, where both curves are power laws."""
+    for claim, parts in result["claims"].items():
+        shown = []
+        for rung, found in parts.get("ladder", {}).get("rungs", {}).items():
+            fitted = found["summary"]["correlation"]
+            straight = [fitted[f"r2_{side}"] for side in ("base", "mine")]
+            coefficients = (
+                f"ΔB {span(fitted['delta_B_percent'], lambda x: f'{x:.1f}%')}, "
+                f"Δβ {span(fitted['delta_beta_percent'], lambda x: f'{x:.1f}%')}"
+                if min(r2["mean"] for r2 in straight) >= 0.9
+                else f"no power laws (r² {straight[0]['mean']:.2f} and {straight[1]['mean']:.2f})"
             )
+            faster = estimate(found["summary"]["measured"]["acceleration"], unit="×")
+            shown.append(f"{rung.split()[0]}: {coefficients}, acceleration {faster}")
+        if shown:
+            yield f"scaling law L0 + (B/t)^β of a run, stories, claim ({claim}), held out; {seeds(found)}", "; ".join(shown)
+        yield from _sizes(claim, parts.get("sizes", {}).get("laws"))
 
 
 def _policies(task: str, result: dict[str, Any]) -> Iterator[Row]:
@@ -381,7 +411,10 @@ What each policy gains, and what it costs in training runs:
 
 
 def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
-    """What README shows of a file: of policies a line for each claim, of anything else all rows."""
+    """What README shows of a file: of policies and of the ladder a line for each claim, of anything else all rows."""
+    if name.startswith("scaling_improvement"):
+        yield from _ladder(result)
+        return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)
         return

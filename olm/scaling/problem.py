@@ -180,6 +180,13 @@ def checked_columns(columns: Mapping[str, Any], positive: Sequence[str], check_u
 def rename_rows(message: str, name: Callable[[int], str]) -> str:
     """A message with each "row k" replaced by ``name(k)``: rows of a part as those of the whole, or as lines of a file.
 
+    Args:
+      message: a line that names rows, counted from 1.
+      name: what row k is called.
+
+    Returns:
+      The message.
+
     >>> rename_rows("row 2, column N: -3 is not above 0", lambda row: f"line {row + 1}")
     'line 3, column N: -3 is not above 0'
     """
