@@ -405,7 +405,9 @@ The scaling law of uniform weights and of the found policy, first seed, fitted b
 
 What each policy gains, and what it costs in training runs:
 
-![Area ratio of each policy with its interval, in both claims](figures/policies_compared_perceptron.svg)
+![Perceptron: area ratio of each policy with its interval, in both claims](figures/policies_compared_perceptron.svg)
+
+![Stories: area ratio of each policy with its interval, in both claims](figures/policies_compared_stories.svg)
 
 """
 
