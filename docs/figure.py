@@ -6,6 +6,7 @@
 - `learning_curves`: the perceptron of the paper, learned with uniform weights and with found policies. Left, both sides at the
   paper's learning rate; right, each at its own best one by validation. The loss is that of 8,192 held-out examples.
 - `scaling_improvement`: the scaling law of uniform weights and of the found policy at every rung of the ladder, in both claims.
+- `law_language`: weights and contributions of clean and corrupted examples along the run.
 - `policies_compared_*`: the area ratio of every policy beside what it cost.
 """
 
@@ -22,6 +23,7 @@ import optax
 
 import olm
 from olm import plots
+from olm.plots.law import by_group
 from olm.plots.scaling import improvement
 from olm.search import best_rates
 from olm.tasks.perceptron import perceptron
@@ -109,6 +111,26 @@ def policies_compared(task: str) -> None:
         keep(figure, f"policies_compared_{task}")
 
 
+def law_language() -> None:
+    """Corrupted and clean examples along the run, means over seeds and tenths of the run."""
+    result = record("law_language")
+    runs, tenths = result["runs"], np.arange(0.05, 1, 0.1)
+
+    def mean(side: str, what: str) -> np.ndarray:
+        return np.mean([run[side]["groups_by_tenth"][what] for run in runs], 0)
+
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10.4, 3.8), layout="constrained")
+        shown = {"weight": "weight relative to uniform", "test": "mean contribution, held out"}
+        for (what, label), ax in zip(shown.items(), figure.subplots(1, 2), strict=True):
+            by_group(tenths, mean("fresh targets", what), ax, baseline_Sx2=mean("uniform", what), ylabel=label)
+            ax.set_xlabel("share of the training run")
+        figure.suptitle(f"stories, half of them corrupted, mean of {len(runs)} seeds", x=0.01, ha="left")
+        keep(figure, "law_language")
+
+
 def main() -> None:
     """Draw what was asked for."""
     if sys.argv[1:] not in ([], ["--recorded"]):
@@ -116,6 +138,7 @@ def main() -> None:
     if not sys.argv[1:]:
         learning_curves()
     scaling_improvement()
+    law_language()
     for path in sorted((ROOT / "benchmarks" / "results").glob("policies_compared_*.json")):
         policies_compared(path.stem.removeprefix("policies_compared_"))
 

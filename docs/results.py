@@ -188,6 +188,12 @@ def _law(task: str, result: dict[str, Any]) -> Iterator[Row]:
                 f"property 4.1, {task}, {name}: share of the harmful examples that weigh at most 10⁻²/N; {count}",
                 f"{dropped}; of all weights {span(measures['zero@0.01'], percent)}",
             )
+        if "corrupted_weight" in measures:
+            clean, corrupted = (
+                f"{group} {estimate(measures[f'{group}_weight'])}, {estimate(measures[f'{group}_test'], 3)}"
+                for group in ("clean", "corrupted")
+            )
+            yield f"{task}, {name}: weight relative to 1/N and held-out contribution, means; {count}", f"{clean}; {corrupted}"
 
 
 def law_perceptron(result: dict[str, Any]) -> Iterator[Row]:
@@ -389,7 +395,8 @@ ROWS |= dict.fromkeys(("scaling_improvement_sizes", "scaling_improvement_rows_4"
 
 # What README shows; the rest is one click away.
 HEADLINES = (
-    "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files", "scaling_improvement",
+    "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files",
+    "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_sizes", "scaling_improvement_rows_4",
     "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "scaling_recovery",
     "exactness", "peer",
@@ -403,6 +410,10 @@ The scaling law of uniform weights and of the found policy, first seed, fitted b
 
 ![Loss above L0 against steps, both logarithmic, for every rung of the ladder and both claims](figures/scaling_improvement.svg)
 
+The Learning Law on stories, held out: under the found policy contributions of clean and corrupted examples come closer.
+
+![Weights and mean contributions of clean and corrupted examples along the run, found policy and uniform weights](figures/law_language.svg)
+
 What each policy gains, and what it costs in training runs:
 
 ![Perceptron: area ratio of each policy with its interval, in both claims](figures/policies_compared_perceptron.svg)
@@ -413,9 +424,15 @@ What each policy gains, and what it costs in training runs:
 
 
 def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
-    """What README shows of a file: of policies and of the ladder a line for each claim, of anything else all rows."""
+    """What README shows of a file: less than all rows of policies, of the ladder and of the Learning Law."""
     if name.startswith("scaling_improvement"):
         yield from _ladder(result)
+        return
+    if name.startswith("law_"):
+        names = list(result["summary"])
+        shown = "; ".join(f"{each} {estimate(result['summary'][each]['sim_active_test'], 3)}" for each in names)
+        task = {"law_language": "stories"}.get(name, "perceptron")
+        yield f"Learning Law, {task}, held-out mean SIM of the weights above 10⁻²/N; {seeds(result)}", shown
         return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)

@@ -372,7 +372,8 @@ def by_group(
             for group, colour in ((0, BLUE), (1, ORANGE)):
                 ax.plot(steps, side[:, group], color=colour, label=f"{group_names[group]}{remark}", **look)
         ax.set(xlabel="training step", ylabel=ylabel)
-        ax.legend(loc="best")
+        ax.margins(y=0.08)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(sides), fontsize=8)
     return ax
 
 
