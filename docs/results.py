@@ -412,7 +412,7 @@ The scaling law of uniform weights and of the found policy, first seed, fitted b
 
 The Learning Law on stories, held out: under the found policy contributions of clean and corrupted examples come closer.
 
-![Weights and mean contributions of clean and corrupted examples along the run, found policy and uniform weights](figures/law_language.svg)
+![Weights and mean contributions of clean and corrupted examples along the run](figures/law_language.svg)
 
 What each policy gains, and what it costs in training runs:
 
