@@ -15,7 +15,7 @@ True
 """
 
 from olm import adjoint, baselines, errors, law, learner, objective, offload, policy, records, scaling, search, simplex, weighted
-from olm.objective import acceleration_first, acceleration_ratio, area_under_loss, compression_ratio
+from olm.objective import acceleration_first, acceleration_least, acceleration_ratio, area_under_loss, compression_ratio
 from olm.search import Solution, find_policy
 from olm.train import Curve, policy_gradient, train
 from olm.types import Box, Free, Learner, Policy, Simplex, Task, Time
@@ -32,6 +32,7 @@ __all__ = [
     "Task",
     "Time",
     "acceleration_first",
+    "acceleration_least",
     "acceleration_ratio",
     "adjoint",
     "area_under_loss",

@@ -21,6 +21,7 @@ from olm.types import Array
 __all__ = [
     "Objective",
     "acceleration_first",
+    "acceleration_least",
     "acceleration_ratio",
     "area",
     "area_under_loss",
@@ -135,10 +136,15 @@ def _curves(baseline: Array, improved: Array) -> tuple[np.ndarray, np.ndarray]:
     return pair
 
 
-def _ratio(reached: np.ndarray, baseline: np.ndarray, improved: np.ndarray, steps: Array | None) -> float:
-    at = np.arange(len(baseline)) if steps is None else np.asarray(steps, dtype=np.float64)
+def _steps(baseline: np.ndarray, steps: Array | None) -> np.ndarray:
+    at = np.arange(len(baseline), dtype=np.float64) if steps is None else np.asarray(steps, dtype=np.float64)
     if at.shape != baseline.shape:
         raise InputError(f"{at.shape} steps for curves of shape {baseline.shape}: give one step for each loss")
+    return at
+
+
+def _ratio(reached: np.ndarray, baseline: np.ndarray, improved: np.ndarray, steps: Array | None) -> float:
+    at = _steps(baseline, steps)
     if reached.any():
         first = at[np.argmax(reached)]
         return float(at[-1] / first) if first else float("inf")
@@ -195,3 +201,36 @@ def acceleration_first(baseline: Array, improved: Array, steps: Array | None = N
     """
     base, new = _curves(baseline, improved)
     return _ratio(new <= base[-1], base, new, steps)
+
+
+def acceleration_least(baseline: Array, improved: Array, steps: Array | None = None) -> float:
+    """t_b / t, where the baseline is least at step t_b and ``improved`` first at or below that loss at step t.
+
+    For baselines that rise again: these reach their own final loss early, which `acceleration_ratio` and `acceleration_first`
+    credit to ``improved``. Where ``improved`` never gets there, t'/t_i ≤ 1, with t_i the step at which it is least and t' the
+    baseline's first step at or below that loss.
+
+    Args:
+      baseline, improved: [T+1] losses of two runs of one length.
+      steps: [T+1], where the losses were taken if not at steps 0 … T.
+
+    Returns:
+      A float; 1 for two equal curves, whatever their shape. NaN for losses that are not finite.
+
+    Raises:
+      InputError: when the shapes differ.
+
+    >>> rises = [4, 3, 1, 2, 2]
+    >>> acceleration_least(rises, rises), acceleration_ratio(rises, rises)
+    (1.0, 2.0)
+    >>> acceleration_least(rises, [4, 1, 1, 1, 1])
+    2.0
+    """
+    base, new = _curves(baseline, improved)
+    at = _steps(base, steps)
+    if not (np.isfinite(base).all() and np.isfinite(new).all()):
+        return float("nan")
+    aim, other = (base, new) if new.min() <= base.min() else (new, base)
+    least, reached = float(at[np.argmin(aim)]), float(at[np.argmax(other <= aim.min())])
+    above, below = (least, reached) if aim is base else (reached, least)
+    return 1.0 if above == below else above / below if below else float("inf")

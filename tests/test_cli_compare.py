@@ -82,7 +82,10 @@ def test_bad_tables_are_named(text: str, complaint: str, tmp_path: Path, capsys:
 def test_missing_arguments_and_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write(tmp_path / "good.csv", 3000.0, 0.3)
     other = write(tmp_path / "other.csv", 3000.0, 0.3, sizes=(5e4,))
+    sizes = write(tmp_path / "sizes.csv", 3000.0, 0.3, sizes=(5e4, 1e5))
     for words, complaint in (
+        (["compare", sizes, sizes, "--E", "1"], "needs --tokens-per-step"),
+        (["compare", sizes, sizes, "--E", "9", "--tokens-per-step", "64"], "--E is 9, and the least loss"),
         (["compare"], "name two tables"),
         (["compare", good], "required"),
         (["compare", good, str(tmp_path / "none.csv")], "cannot read"),
@@ -113,6 +116,8 @@ def test_what_only_one_table_has_is_named(tmp_path: Path, capsys: pytest.Capture
         (["--latest-share", "0"], "between 0 and 1"),
         (["--L0", "-1"], "at least 0"),
         (["--E", "1"], "several N"),
+        (["--tokens-per-step", "-5"], "--tokens-per-step is -5: give a number above 0"),
+        (["--E", "nan"], "--E is nan"),
     ):
         assert main(["compare", base, mine, *words]) == 2
         assert complaint in capsys.readouterr().err
@@ -131,3 +136,51 @@ def test_runs_may_have_names_and_shorter_curves_are_said_to_be(tmp_path: Path, c
     assert "ΔB = 1 − B₂/B₁" in shown and "60%" in shown
     assert main([*words, "--output", str(tmp_path / "b.csv")]) == 2
     assert "is a file: name a folder" in capsys.readouterr().err
+
+
+def test_a_baseline_that_rises_again_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{t},{2 + (20 / t) ** 0.8 + 0.4 * (t / 200) ** 2:.8f}" for t in range(1, 201)]
+    (tmp_path / "up.csv").write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
+    path = str(tmp_path / "up.csv")
+    assert main(["compare", path, path]) == 0
+    shown = capsys.readouterr().out
+    assert "the baseline rises again: by its last loss it is 4.5" in shown
+    assert re.search(r"acceleration, to the baseline's least loss +1×", shown)
+    assert "a power law describes these curves badly" in shown and "losses scatter" not in shown
+
+
+def test_losses_that_scatter_are_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for name in ("base", "mine"):
+        rows = [f"{t},{2 + (20 / t) ** 0.8 + 0.02 * rng.standard_normal():.8f}" for t in range(1, 1001)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
+        paths.append(str(tmp_path / f"{name}.csv"))
+    assert main(["compare", *paths]) == 0
+    assert "losses scatter by 0.02 and fall by 0.0" in (shown := capsys.readouterr().out)
+    assert main(["compare", *[write(tmp_path / f"{B}.csv", B, 0.3) for B in (3000.0, 1000.0)]]) == 0
+    assert "losses scatter" not in capsys.readouterr().out and "rises again" not in shown
+
+
+def test_a_t0_on_its_bound_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{t},{1 + (300 / max(t, 100)) ** 0.5 + 0.002 * max(100 - t, 0):.8f}" for t in range(1, 1001)]
+    (tmp_path / "late.csv").write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
+    words = ["compare", str(tmp_path / "late.csv"), str(tmp_path / "late.csv"), "--latest-share"]
+    assert main([*words, "0.05"]) == 0
+    assert "correlation: t0 on a bound of what was tried" in capsys.readouterr().out
+    assert main([*words, "0.25"]) == 0
+    assert "t0 on a bound" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_law_over_sizes_on_its_bound_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Losses that do not depend on N leave Kaplan's N_c nothing to say; a seed that one size lacks is named."""
+    lines = ["step,loss,N,seed"]
+    for size in (2e4, 8e4, 3e5):
+        for seed in (0, 1) if size < 1e5 else (0,):
+            lines += [f"{t},{1e-3 + (300 / t) ** 0.5:.8f},{size:g},{seed}" for t in range(1, 400, 10)]
+    (tmp_path / "flat.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert main(["compare", *[str(tmp_path / "flat.csv")] * 2]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"kaplan_ns_base, seed 0: \w+, on a bound: .*do not use its ratios", shown)
+    assert "leave out what not every size has: seed 1" in shown

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from olm.errors import InputError
-from olm.objective import acceleration_first, acceleration_ratio, area, area_under_loss, compression_ratio, final, weighted
+from olm.objective import (
+    acceleration_first,
+    acceleration_least,
+    acceleration_ratio,
+    area,
+    area_under_loss,
+    compression_ratio,
+    final,
+    weighted,
+)
 
 # Whole sixteenths: sums of them are exact, so that laws hold to the last bit.
 losses = st.integers(0, 80).map(lambda n: n / 16)
@@ -92,11 +101,39 @@ def test_acceleration_by_hand(baseline: list[float], improved: list[float], stay
     assert acceleration_first(baseline, improved) == pytest.approx(first, nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "improved", "least"),
+    [
+        (FALLING, FALLING, 1.0),
+        (FALLING, [4.0, 2.0, 1.0, 0.5, 0.25], 2.0),
+        ([4.0, 1.0, 3.0, 2.0, 2.0], [4.0, 1.0, 3.0, 2.0, 2.0], 1.0),  # one that rises again gains nothing on itself
+        ([4.0, 3.0, 2.0, 1.0, 3.0], [4.0, 1.0, 1.0, 1.0, 1.0], 3.0),
+        (FALLING, [4.0, 3.9, 2.5, 3.5, 3.0], 1.0),  # never there: the baseline had 2.5 at step 2, and so had the other
+        (FALLING, [4.0, 5.0, 5.0, 3.5, 5.0], 1 / 3),
+        (FALLING, [4.0, 5.0, 5.0, 5.0, 5.0], 1.0),  # never better than at the start, which the baseline had then, too
+        (FALLING, [1.0, 1.0, 1.0, 1.0, 1.0], math.inf),
+        ([1.0, 3.0], [2.0, 1.5], 0.0),  # the baseline was below before the first step
+        (FALLING, [4.0, 3.0, 2.0, 1.0, math.nan], math.nan),
+    ],
+)
+def test_acceleration_to_the_least_loss_by_hand(baseline: list[float], improved: list[float], least: float) -> None:
+    assert acceleration_least(baseline, improved) == pytest.approx(least, nan_ok=True)
+
+
+@given(curves)
+def test_acceleration_to_the_least_loss_turns_over(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    base, new = pair
+    assert acceleration_least(base, base) == 1
+    there, back = acceleration_least(base, new), acceleration_least(new, base)
+    if base.min() != new.min():  # of two with one least loss either may be the first that reaches it
+        assert there * back == pytest.approx(1) or {there, back} == {0.0, math.inf}
+
+
 @given(curves, st.integers(-16, 16), st.sampled_from([0.25, 0.5, 2.0, 4.0]))
 def test_acceleration_does_not_know_the_unit_of_loss(pair: tuple[np.ndarray, np.ndarray], shift: int, scale: float) -> None:
     """Scaling and shifting both curves changes nothing: it is a ratio of times."""
     base, new = pair
-    for ratio in (acceleration_ratio, acceleration_first):
+    for ratio in (acceleration_ratio, acceleration_first, acceleration_least):
         assert ratio(scale * base + shift, scale * new + shift) == ratio(base, new)
 
 
@@ -119,7 +156,7 @@ def test_laws_of_acceleration(pair: tuple[np.ndarray, np.ndarray]) -> None:
     ("a", "b", "shapes"),
     [([1.0, 2.0], [1.0], r"\(2,\) and \(1,\)"), ([1.0], [1.0], r"\(1,\)"), (np.ones((2, 2)), np.ones((2, 2)), r"\(2, 2\)")],
 )
-@pytest.mark.parametrize("ratio", [acceleration_ratio, acceleration_first])
+@pytest.mark.parametrize("ratio", [acceleration_ratio, acceleration_first, acceleration_least])
 def test_curves_of_unequal_length_are_refused(ratio: object, a: list, b: list, shapes: str) -> None:
     with pytest.raises(InputError, match=shapes):
         ratio(a, b)

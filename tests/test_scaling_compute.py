@@ -187,6 +187,15 @@ def test_isoflop_recovers_equal_exponents_and_the_optima() -> None:
     assert found.groups is not None and np.bincount(found.groups).tolist() == [7, 7, 7, 7]
 
 
+def test_isoflop_gives_the_parabola_that_made_the_losses() -> None:
+    C, x = np.repeat([6e18, 6e20], 6), np.tile([-1.0, -0.6, -0.1, 0.2, 0.7, 1.5], 2)
+    N = np.sqrt(C / 120) * np.exp(x)
+    found = isoflop(N, C / (6 * N), 2.0 + 0.3 * (x - 0.25) ** 2)
+    assert found.loss == pytest.approx([2.0, 2.0])
+    assert found.parabolas == pytest.approx(np.tile([2.0, 0.0, 0.3], (2, 1)), abs=1e-9)
+    assert np.log(found.N / np.sqrt(found.flops / 120)) == pytest.approx([0.25, 0.25])
+
+
 def test_isoflop_has_the_bias_that_its_docstring_names() -> None:
     """Unequal exponents and a grid off its centre move the minimum; a narrow centred grid does not."""
     off = [np.log(isoflop(*iso(CHINCHILLA, *grid)[:3]).N / iso(CHINCHILLA)[3]) for grid in ((0.0, 0.1), (1.0, 3.0))]
@@ -283,3 +292,16 @@ def test_budgets_that_run_into_each_other_are_refused() -> None:
     loss = 1.7 + 400 / N**0.34 + 400 / D**0.34
     with pytest.raises(InputError, match="without a gap: name the budgets"):
         isoflop(N, D, loss)
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"level": 2.0}, "level is 2"), ({"level": 0.0}, "level is 0")])
+def test_shares_of_an_optimum_are_checked(settings: dict[str, float], message: str) -> None:
+    N, D, loss, _ = iso(SYMMETRIC)
+    with pytest.raises(InputError, match=message):
+        isoflop(N, D, loss, **settings)
+    with pytest.raises(InputError, match=message):
+        envelope(N, D, loss, **settings)
+    with pytest.raises(InputError, match="share is 0"):
+        envelope(N, D, loss, share=0.0)
+    with pytest.raises(InputError, match="row 3, column C: -1 is not above 0"):
+        envelope(N, D, loss, C=np.where(np.arange(len(N)) == 2, -1.0, 6 * N * D))

@@ -471,6 +471,10 @@ def test_small_models_need_a_word_that_their_sizes_are_counts() -> None:
 
 def test_one_row_in_another_unit() -> None:
     N, D, loss = table(0.01)
+    few = D.copy()
+    few[4] = 20.0
+    with pytest.raises(InputError, match="row 5, column D: is 20 tokens, where the median row has"):
+        fit(N, few, loss)
     N[2] = 0.4
     with pytest.raises(InputError, match=r"row 3, column N: is 0\.4 parameters, where the median row has"):
         fit(N, D, loss)
@@ -491,6 +495,49 @@ def test_an_interval_over_everything_is_noted() -> None:
     D = 1e12 * (1 + 0.01 * np.arange(len(N)) / len(N))
     message = fit(N, D, loss, starts=START).message
     assert "hardly determined by these rows, with intervals over more than a millionfold: E, B" in message
+
+
+def test_intervals_do_not_know_the_unit_of_weights() -> None:
+    N, D, loss = table(0.01)
+    weights = np.random.default_rng(1).uniform(0.2, 3.0, len(N))
+    one, other = (fit(N, D, loss, starts=START, huber=None, weights=scale * weights) for scale in (1.0, 10.0))
+    np.testing.assert_allclose(other.covariance, one.covariance, rtol=1e-5)
+    # a row of weight 0 is as good as absent
+    weights[::3] = 0
+    some, rest = (
+        fit(N, D, loss, starts=START, huber=None, weights=weights),
+        fit(N[weights > 0], D[weights > 0], loss[weights > 0], starts=START, huber=None, weights=weights[weights > 0]),
+    )
+    np.testing.assert_allclose(some.covariance, rest.covariance, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"hubber": None}, "fit takes no 'hubber': did you mean huber"),
+        ({"boostrap": 9}, "did you mean bootstrap"),
+        ({"C": [1.0]}, "the columns of chinchilla are N, D"),
+    ],
+)
+def test_what_fit_does_not_take_is_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit(*table(0.01), **words)
+
+
+def test_losses_that_are_all_equal_are_refused() -> None:
+    N, D, loss = table(0.01)
+    with pytest.raises(InputError, match="every row has loss 3"):
+        fit(N, D, np.full_like(loss, 3.0))
+
+
+def test_predict_takes_numbers_above_0() -> None:
+    found = fit(*table(0.01), starts=START)
+    with pytest.raises(InputError, match="column N: -1 is not above 0"):
+        found.predict(-1, 1e9)
+    with pytest.raises(InputError, match="lists of one length"):
+        found.predict([1e8, 1e9], [1e9] * 3)
+    with pytest.raises(InputError, match="give numbers"):
+        found.predict("a", 1e9)
 
 
 def test_whole_groups_are_held_by_the_runs_that_are_fitted() -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from olm.errors import InputError
 from olm.scaling.sizes import improvement_over_sizes
-from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps, improvement, over_seeds, thinned
+from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps, improvement, over_seeds, scatter, thinned
 
 T = np.arange(1, 1001)
 
@@ -197,3 +197,72 @@ def test_the_steps_that_were_compared_are_named() -> None:
     assert found["steps"] == {"first": 1.0, "last": 500.0, "base": [1.0, 1000.0], "mine": [1.0, 500.0]}
     with pytest.raises(InputError, match="t0 = -5"):
         fit_steps([(t, 2 + (100 / t) ** 0.5)], t0=-5)
+
+
+def test_what_is_measured_is_measured_by_hand() -> None:
+    """A baseline that rises at its end, and a curve that crosses its last loss, comes back and crosses it again."""
+    t = np.arange(1.0, 13.0)
+    base = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1, 1.5, 3, 3])
+    mine = np.array([9, 5, 3, 4, 4, 2, 2, 1, 0.5, 0.5, 0.5, 0.5])
+    measured = improvement({0: (t, base)}, {0: (t, mine)}, t0=0, L0=0.0)["runs"][0]["measured"]
+    area = [sum((y[i] + y[i + 1]) / 2 for i in range(11)) for y in (base, mine)]
+    assert measured == pytest.approx(
+        {
+            "acceleration": 12 / 6,
+            "acceleration_first": 12 / 3,
+            "acceleration_least": 9 / 8,
+            "acceleration_of_baseline": 12 / 7,
+            "area_ratio": area[1] / area[0],
+            "final_ratio": 0.5 / 3,
+        }
+    )
+
+
+def test_t0_is_chosen_where_the_law_begins() -> None:
+    def late(B: float) -> tuple[np.ndarray, np.ndarray]:
+        t, losses = law(B, 0.5)
+        return t, np.where(t < 100, losses[99] + 0.002 * (100 - t), losses)  # a straight line before
+
+    for latest_share, on_bound in ((0.25, False), (0.05, True)):
+        fit = fit_steps([late(300.0), late(80.0)], latest_share=latest_share)
+        assert ("t0" in fit.on_bound) == on_bound
+        if not on_bound:
+            assert 90 <= fit.t0 <= 250 and pytest.approx((300.0, 80.0), rel=1e-3) == fit.B
+        else:
+            assert fit.t0 == pytest.approx(50) and pytest.approx((300.0, 80.0), rel=0.05) != fit.B
+
+
+def test_ratios_are_averaged_as_ratios() -> None:
+    base = {seed: law(100.0, 0.5, t=T.astype(float)) for seed in (0, 1)}
+    mine = {0: law(25.0, 0.5), 1: law(100.0, 0.5)}
+    summary = improvement(base, mine)["summary"]
+    assert summary[CORRELATION]["B_ratio"]["mean"] == pytest.approx(0.5, rel=1e-3)
+    assert summary[CORRELATION]["delta_B_percent"]["mean"] == pytest.approx(50, abs=0.1)
+    assert summary["measured"]["acceleration"]["mean"] == pytest.approx(2, rel=5e-3)
+    assert summary["measured"]["acceleration"]["geometric"] and summary["measured"]["area_ratio"]["geometric"]
+
+
+def test_scatter_is_that_of_independent_errors_on_any_steps() -> None:
+    rng = np.random.default_rng(0)
+    for steps in (T, np.unique(np.geomspace(1, 1e5, 400).round())):
+        smooth = 2 + (20 / steps) ** 0.5
+        assert scatter(smooth, steps)["scatter"] < 1e-3
+        found = scatter(smooth + 0.02 * rng.standard_normal(len(steps)), steps)
+        assert found["scatter"] == pytest.approx(0.02, rel=0.15)
+    line = scatter(5 - 0.001 * T, T)
+    assert line["late_fall"] == pytest.approx(0.0999, rel=1e-6) and line["scatter"] < 1e-12
+
+
+def test_laws_over_sizes_leave_out_how_runs_begin() -> None:
+    def curves(S_c: float) -> dict[float, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        found = {}
+        for N in (2e4, 5e4, 1e5, 3e5):
+            losses = (1e4 / N) ** 0.5 + (S_c / T) ** 0.7
+            found[N] = {0: (T, np.where(T < 100, losses[99] + 0.5, losses))}  # a plateau before
+        return found
+
+    late, whole = (
+        improvement_over_sizes(curves(400.0), curves(100.0), from_share=share)["summary"]["kaplan_ns_S_c_ratio"]["mean"]
+        for share in (0.1, 0.0)
+    )
+    assert late == pytest.approx(0.25, rel=1e-3) and abs(whole - 0.25) > 0.01

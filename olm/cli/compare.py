@@ -15,12 +15,14 @@ from olm.errors import InputError
 from olm.records.files import explained, write_json
 from olm.scaling.sizes import improvement_over_sizes
 from olm.scaling.steps import CORRELATION, LEAST_SQUARES, improvement, on_common_steps
-from olm.scaling.tables import read_table, split_pairs
+from olm.scaling.tables import learning_curves, read_table, split_pairs
 
 HELP = """Compare two sets of learning curves, a baseline and one's own: ΔB and Δβ of L0 + (B/t)^β, and the acceleration.
 
 Each file is a CSV with columns step and loss (nats, held out), and, where there is more than one curve, N (parameters) and seed.
 Curves of one N and seed are compared; L0 and t0 are common to the two. Several N: also the laws over model sizes."""
+
+RISES = 1.25  # how much faster than itself a baseline may be, by its last loss, before that is said
 
 Curves = dict[float, dict[Any, tuple[np.ndarray, np.ndarray]]]
 
@@ -58,22 +60,7 @@ def _curves(path: str, options: Compare) -> Curves:
         path, ("step", "loss"), optional=("N", "seed"), labels=("seed",), columns=names, positive=positive,
         check_units=not options.any_units,
     )  # fmt: skip
-    sizes, seeds = (table.columns.get(name, np.zeros(len(table), int)) for name in ("N", "seed"))
-    found: Curves = {}
-    pairs = {*zip(sizes.tolist(), seeds.tolist(), strict=True)}
-    for size, seed in sorted(pairs, key=lambda pair: (pair[0], isinstance(pair[1], str), pair[1])):
-        these = np.flatnonzero((sizes == size) & (seeds == seed))
-        these = these[np.argsort(table["step"][these], kind="stable")]
-        steps = table["step"][these]
-        if steps[0] < 0:
-            raise InputError(f"{path}, line {table.lines[these[0]]}: step {steps[0]:g} is below 0: count steps from 0")
-        again = np.flatnonzero(np.diff(steps) == 0)
-        if len(again):
-            lacking = [name for name in ("N", "seed") if name not in table.columns]
-            cure = f"add a column {' or '.join(lacking)} that tells curves apart" if lacking else "keep one row a step"
-            raise InputError(f"{path}, line {table.lines[these[again[0] + 1]]}: step {steps[again[0]]:g} is there twice: {cure}")
-        found.setdefault(size, {})[seed] = (steps, table["loss"][these])
-    return found
+    return learning_curves(table)
 
 
 def _number(value: float | None, unit: str = "") -> str:
@@ -95,6 +82,7 @@ def _table(found: Mapping[str, Any]) -> str:
     rows = [["measured", "mine against base"]]
     rows.append(["acceleration, stays at or below the baseline's last loss", _estimate(measured.get("acceleration"), "×")])
     rows.append(["acceleration, first crossing", _estimate(measured.get("acceleration_first"), "×")])
+    rows.append(["acceleration, to the baseline's least loss", _estimate(measured.get("acceleration_least"), "×")])
     rows += [[f"{name} ratio, below 1 is better", _estimate(measured[f"{name}_ratio"])] for name in ("area", "final")]
     fits = [["L0 + (B/t)^β", "greatest correlation", "least squares"]]
     shown = {
@@ -139,6 +127,18 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
                 f"{spans}{which}: compared over {common['first']:g}–{common['last']:g} alone; the baseline's last loss is that "
                 f"at step {common['last']:g}" + (", and an acceleration is at least what is shown" if common["first"] > 1 else "")
             )
+    rises = max(run["measured"]["acceleration_of_baseline"] for run in found["runs"])
+    if rises > RISES:
+        notes.append(
+            f"the baseline rises again: by its last loss it is {rises:.3g}× as fast as itself, as is what beats it; "
+            "read the acceleration to its least loss, and the ratios"
+        )
+    wild = max(found["runs"], key=lambda run: run["scatter"]["scatter"] - run["scatter"]["late_fall"])["scatter"]
+    if wild["scatter"] > wild["late_fall"] > 0:
+        notes.append(
+            f"losses scatter by {wild['scatter']:.2g} and fall by {wild['late_fall']:.2g} in the last tenth of the run: "
+            "crossings are chance, measured accelerations biased (first up, stays down); read that of the law, or smooth"
+        )
     for criterion in (CORRELATION, LEAST_SQUARES):
         bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}
         if "beta" in bounds:
@@ -194,15 +194,24 @@ def run(words: Sequence[str]) -> int:
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise InputError(f"--output {options.output} is a file: name a folder")
     base, mine = (_curves(path, options) for path in (options.base, options.mine))
+    for flag, value in (("tokens-per-step", options.tokens_per_step), ("E", options.E)):
+        if value is not None and not 0 < value < np.inf:
+            raise InputError(f"--{flag} is {value:g}: give a number above 0")
     sizes = [size for size in base if size in mine]
     if not sizes:
-        shown = [", ".join(f"{size:g}" for size in side) for side in (base, mine)]
-        raise InputError(f"no N is in both: {options.base} has {shown[0]}, {options.mine} has {shown[1]}")
+        shown = [", ".join(f"N = {size:g}" if size else "no column N" for size in side) for side in (base, mine)]
+        what = f"{options.base} has {shown[0]}, {options.mine} has {shown[1]}"
+        raise InputError(f"no N is in both: {what}: give both sides the same N, or neither one")
+    least = min(losses.min() for size in sizes for side in (base, mine) for _, losses in side[size].values())
+    if options.E is not None and least <= options.E:
+        raise InputError(f"--E is {options.E:g}, and the least loss {least:g}: give the loss that no model gets below")
     for flag in ("tokens_per_step", "E") if len(sizes) < 2 else ():
         if getattr(options, flag) is not None:
             raise InputError(
                 f"--{flag.replace('_', '-')} is of the law over several N, and {len(sizes)} N is in both: leave it out"
             )
+    if options.E is not None and options.tokens_per_step is None:
+        raise InputError("--E is of the Chinchilla law, which needs --tokens-per-step: give both")
     settings = {"t0": options.t0, "L0": options.L0, "latest_share": options.latest_share}
     found = {size: improvement(base[size], mine[size], **settings) for size in sizes}
     lines, notes, laws = [], _left_out(base, mine, "N"), None
@@ -210,7 +219,7 @@ def run(words: Sequence[str]) -> int:
         seeds = [*_left_out(base[size], mine[size], "seeds"), *_notes(result)]
         lines += [*([f"N = {size:g}"] if size else []), _table(result), *(f"note: {note}" for note in seeds), ""]
     if len(sizes) > 1:
-        both = ({size: side[size] for size in sizes} for side in (base, mine))
+        both = [{size: side[size] for size in sizes} for side in (base, mine)]
         try:
             laws = improvement_over_sizes(*both, tokens_per_step=options.tokens_per_step, E=options.E, check_units=False)
         except InputError as error:  # each size has been compared already
@@ -218,8 +227,10 @@ def run(words: Sequence[str]) -> int:
         else:
             ratios = [[name, _estimate(value)] for name, value in laws["summary"].items()]
             lines += aligned([["laws over model sizes", "mine / base"], *ratios])
+            seeds = sorted({seed for size in sizes for side in both for seed in side[size]} - {*laws["seeds"]}, key=str)
             notes += [
                 *_law_notes(laws),
+                *([f"the laws over sizes leave out what not every size has: seed {', '.join(map(str, seeds))}"] if seeds else []),
                 *([f"{len(sizes)} sizes; a law over sizes says little below 4"] if len(sizes) < 4 else []),
             ]
     lines += [f"note: {note}" for note in notes]

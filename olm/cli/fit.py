@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from olm.scaling.fit import Fit, fit, shown
 from olm.scaling.holdout import holdout
 from olm.scaling.problem import rename_rows
 from olm.scaling.steps import CORRELATION, LEAST_SQUARES, fit_steps
-from olm.scaling.tables import Table, read_table, split_pairs
+from olm.scaling.tables import Table, learning_curves, read_table, split_pairs
 
 HELP = """Fit a scaling law to a table of runs, one row a run: olm fit RUNS.csv --law chinchilla.
 
@@ -181,7 +182,7 @@ def _in_lines(table: Table) -> Iterator[None]:
 def _one_table(options: Options) -> str:
     if len(options.tables) > 1:
         raise InputError(
-            f"--law {options.law} reads one table, {len(options.tables)} are given: several are for {', '.join(CURVES)}"
+            f"--law {options.law} reads one table, {len(options.tables)} are given: several are for {', '.join(CURVES)}, step"
         )
     return options.tables[0]
 
@@ -409,15 +410,32 @@ def _law_of_curves(options: Options) -> Outcome:
 # --- L0 + (B/t)^β of a run ---------------------------------------------------------------------------------------------
 
 
+def _one_curve(options: Options, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses of a file that holds one curve."""
+    counts = replace(options, any_units=True)  # N only tells curves apart here
+    table = _read(counts, path, ["step", "loss"], optional=["N", "seed"], labels=["seed"], positive=["loss", "N"])
+    found = learning_curves(table)
+    several = [("N", list(found)), *(("seed", list(seeds)) for seeds in found.values())]
+    for name, values in several:
+        if len(values) > 1:
+            shown = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values[:6])
+            raise InputError(
+                f"{path} holds curves of {name} {shown}: choose one with --where {name}=…, or compare two files of them"
+            )
+    return next(iter(next(iter(found.values())).values()))
+
+
 def _law_of_steps(options: Options) -> Outcome:
     unused = ("huber", "residual", "bootstrap", "holdout", "flops", "form", "warmup", "test", "lam", "smooth", "level")
     _refuse(options, unused)
     held = _fixed(options)
     if unknown := [name for name in held if name not in ("L0", "t0")]:
         raise InputError(f"--fixed {unknown[0]}: --law step holds L0 or t0, which its curves share")
-    tables = [_read(options, path, ["step", "loss"], positive=["loss"]) for path in options.tables]
-    curves = [(table["step"], table["loss"]) for table in tables]
-    found = [fit_steps(curves, criterion=criterion, **held) for criterion in (CORRELATION, LEAST_SQUARES)]
+    curves = [_one_curve(options, path) for path in options.tables]
+    try:
+        found = [fit_steps(curves, criterion=criterion, **held) for criterion in (CORRELATION, LEAST_SQUARES)]
+    except InputError as error:
+        raise InputError(re.sub(r"\bcurve (\d+)", lambda k: options.tables[int(k[1]) - 1], str(error))) from None
     lines = ["L = L0 + (B/t)^β, t > t0: Gu et al. 2024 (arXiv 2402.17759), Eq. 8"]
     rows: list[dict[str, Any]] = []
     for one in found:

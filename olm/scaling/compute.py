@@ -427,13 +427,10 @@ def isoflop(
     (0.5, [20.0, 20.0])
     """
     given = {"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C})
-    table = checked_columns(given, ["N", "D", "loss"], check_units)
+    table = checked_columns(given, list(given), check_units)
     N, D, loss = table["N"], table["D"], table["loss"]
     flops = table["C"] if C is not None else flops_per_token * N * D
-    if (flops <= 0).any():
-        raise InputError(
-            f"row {int(np.argmax(flops <= 0)) + 1}, column C: {flops.min():g} is not above 0: correct it or drop the row"
-        )
+    _check_share("level", level)
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is {tolerance}: give a share below 1, such as .05")
     if budgets is None:
@@ -460,6 +457,11 @@ def isoflop(
     return IsoFlop(
         budgets, best_N, best_D, least, power_law(budgets, best_N, level), power_law(budgets, best_D, level), parabolas, groups
     )
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise InputError(f"{name} is {value!r}: give a share between 0 and 1")
 
 
 def _parabola(N: np.ndarray, D: np.ndarray, loss: np.ndarray, budget: float) -> tuple[float, float, float, np.ndarray]:
@@ -532,7 +534,9 @@ def envelope(
     (0.5, 0.5)
     """
     given = {"N": N, "D": D, "loss": loss} | ({} if C is None else {"C": C})
-    table = checked_columns(given, ["N", "D", "loss"], check_units)
+    table = checked_columns(given, list(given), check_units)
+    _check_share("level", level)
+    _check_share("share", share)
     flops = table["C"] if C is not None else flops_per_token * table["N"] * table["D"]
     labels = np.unique(table["N"] if run is None else np.asarray(run), return_inverse=True)[1]
     check_whole("points", points, 2)

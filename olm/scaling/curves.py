@@ -204,7 +204,7 @@ def annealing(lam: float | None = 0.999, *, warmup: bool = False) -> Law:
     ['L0', 'A', 'alpha', 'C', 'memory']
     """
     if lam is not None and not 0 <= lam < 1:
-        raise InputError(f"lam is {lam}: give a number in [0, 1), such as .999, or None to fit it")
+        raise InputError(f"lam is {lam}: give a number in [0, 1), such as .999, or None (--lam fit) to fit it")
     parameters = [LEVEL, _scale("A"), _power("alpha", 0.3, 0.5, 0.8), _scale("C")]
     if lam is None:
         parameters.append(Parameter("memory", True, tuple(np.log([100.0, 1000.0, 5000.0]).tolist()), 1.01, 1e9))
@@ -420,8 +420,10 @@ def _descend(problem: Problem, x: np.ndarray, iterations: int = 200) -> tuple[np
             if new_value < value:
                 break
             damping *= 5
-            if damping > 1e9:  # no step descends: as far as float64 goes
-                return x, value, True
+            if damping > 1e9:  # no step descends: as far as float64 goes, if the model says so, too
+                free = ~((x <= lower) & (gradient > 0) | (x >= upper) & (gradient < 0))
+                full = np.linalg.lstsq(hessian[np.ix_(free, free)], gradient[free], rcond=None)[0]
+                return x, value, bool(0.5 * gradient[free] @ full <= solve.LOST * (value + 1e-12))
         fall, damping = value - new_value, max(damping / 5, 1e-12)
         x, r, jacobian, value = trial, new_r, new_jacobian, new_value
         if fall <= 1e-13 * value:

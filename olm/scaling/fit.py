@@ -7,7 +7,9 @@ intervals by the delta method (`olm.scaling.intervals`) and, on request, by resa
 
 from __future__ import annotations
 
+import difflib
 import html
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,15 +89,23 @@ class Fit:
           [rows] float64, nats.
 
         Raises:
-          InputError: for a column that the law needs and that is missing.
+          InputError: for a column that the law needs and that is missing, no numbers, or not above 0 where it must be.
 
         No example: see `fit`.
         """
         given = {name: value for name, value in {"N": N, "D": D, **columns}.items() if value is not None}
         if missing := [name for name in self.law.columns if name not in given]:
             raise InputError(f"{self.law.name} predicts from {', '.join(self.law.columns)}: give {missing[0]}")
-        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(given[name], np.float64)) for name in self.law.columns))
+        try:
+            arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(given[name], np.float64)) for name in self.law.columns))
+        except ValueError as error:  # texts, or lengths that differ
+            raise InputError(f"{', '.join(self.law.columns)}: give numbers, or lists of one length ({error})") from None
         prepared: dict[str, Any] = dict(zip(self.law.columns, arrays, strict=True))
+        for name in self.law.columns if self.law.positive is None else self.law.positive:
+            if name in prepared and not (prepared[name] > 0).all():
+                raise InputError(
+                    f"column {name}: {prepared[name].min():g} is not above 0, where {self.law.name} foretells nothing"
+                )
         if self.law.prepare:
             prepared = self.law.prepare(prepared)
         with jax.enable_x64(True):
@@ -302,6 +312,10 @@ def fit(
         raise InputError("bootstrap needs key: give key=jax.random.key(0)")
     if not 0 < level < 1:
         raise InputError(f"level is {level!r}: give a share between 0 and 1, such as 0.95")
+    if unknown := [name for name in columns if name not in law.columns]:
+        close = difflib.get_close_matches(unknown[0], [*inspect.signature(fit).parameters, *law.columns], 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"fit takes no {unknown[0]!r}: {hint}the columns of {law.name} are {', '.join(law.columns)}")
     given = {name: value for name, value in {"N": N, "D": D, **columns}.items() if value is not None}
     problem = pose(law, given, loss, fixed=fixed, huber=huber, residual=residual, weights=weights, check_units=check_units)
     labels = None if groups is None else np.asarray(groups)
@@ -456,8 +470,12 @@ def _message(
     if wide := [p.name for p in problem.free if p.log and limits[p.name][1] > HARDLY * limits[p.name][0]]:
         notes.append(f"hardly determined by these rows, with intervals over more than a millionfold: {', '.join(wide)}")
     if "E" in parameters and (problem.loss <= parameters["E"]).any():
-        row = int(np.argmax(problem.loss <= parameters["E"]))
-        notes.append(f"row {row + 1}: loss {problem.loss[row]:g} is not above the fitted E = {parameters['E']:g}")
+        below = np.flatnonzero(problem.loss <= parameters["E"])
+        many = f", nor are those of {len(below) - 1} more" if len(below) > 1 else ""
+        notes.append(
+            f"row {below[0] + 1}: loss {problem.loss[below[0]]:g} is not above the fitted E = {parameters['E']:g}{many}: "
+            "are these runs of the same data? Drop them, or hold E below them (fixed=, --fixed)"
+        )
     if report is not None and report.failed:
         notes.append(f"{report.failed} of {report.refits} bootstrap refits did not meet the stopping rule")
     return "; ".join(notes)

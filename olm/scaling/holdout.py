@@ -106,7 +106,9 @@ def _held(largest: Any, compute: Any, table: Mapping[str, np.ndarray], rows: int
             raise InputError(f"largest is a mask of {len(out)} {out.dtype} values: give True or False for each of {rows} rows")
     else:
         if compute is None and not {"N", "D"} <= set(table):
-            raise InputError("no columns N and D to order runs by: give FLOPs (compute=, a column C), or largest= as a mask")
+            raise InputError(
+                "no columns N and D to order runs by: give FLOPs (a column C, in Python compute=), or largest= as a mask"
+            )
         flops = 6 * table["N"] * table["D"] if compute is None else np.asarray(compute, np.float64)
         if flops.shape != (rows,):
             raise InputError(f"compute has shape {flops.shape}: give one number for each of {rows} rows")

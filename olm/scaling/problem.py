@@ -28,7 +28,8 @@ __all__ = ["Functions", "Problem", "checked_columns", "grid", "pose", "rename_ro
 SMALLEST_PLAUSIBLE = 1e4
 FEWEST_TOKENS_PER_PARAMETER, MOST_TOKENS_PER_PARAMETER = 1e-3, 1e6
 MOST_EPOCHS = 1e4
-SMALLEST_SHARE = 1e-5  # of the median size, in a table of models; early records have any number of tokens
+SMALLEST_SHARE = 1e-5  # of the median row, below 10⁴ parameters or fewer tokens than one batch of any but the smallest models
+FEWEST_TOKENS = 1e3
 COUNTS = {"N": "parameters", "D": "tokens", "U": "tokens"}
 
 
@@ -197,8 +198,9 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
     """A column that looks like millions or billions: its largest is below 10⁴, or half of the rows go with no run there is.
 
     That is fewer tokens than a thousandth of the parameters, more than 10⁶ for each, or more than 10⁴ epochs of the unique ones.
-    One row's N may be in another unit than the rest: below 10⁴ and less than 10⁻⁵ of the median. Columns that are all in one
-    wrong unit, with the largest above 10⁴, look like counts, and are taken for them.
+    One row may be in another unit than the rest: N below 10⁴ and less than 10⁻⁵ of the median, or D below 1,000, less than 10⁻⁵
+    of the median and less than a millionth of N. Columns that are all in one wrong unit, with the largest above 10⁴, look like
+    counts, and are taken for them.
 
     Args:
       columns: {name: [rows]}, of which N, D and U are looked at.
@@ -225,6 +227,13 @@ def wrong_unit(columns: Mapping[str, np.ndarray]) -> tuple[str, int, str] | None
         if name == "N" and (least := columns[name].min()) < min(SMALLEST_PLAUSIBLE, SMALLEST_SHARE * np.median(columns[name])):
             middle = f"{np.median(columns[name]):g}"
             return name, int(np.argmin(columns[name])), f"is {least:g} {unit}, where the median row has {middle}"
+        if name == "D" and "N" in columns:
+            strange = columns[name] < np.minimum(FEWEST_TOKENS, SMALLEST_SHARE * np.median(columns[name]))
+            strange &= columns[name] < FEWEST_TOKENS_PER_PARAMETER**2 * columns["N"]
+            if strange.any():
+                row = int(np.argmax(strange))
+                middle = f"{np.median(columns[name]):g}"
+                return name, row, f"is {columns[name][row]:g} {unit}, where the median row has {middle}"
         if name == "D" and "N" in columns and (share := np.median(columns["D"] / columns["N"])) < FEWEST_TOKENS_PER_PARAMETER:
             return name, row, f"{largest}, {share:.2g} for each parameter in the median row"
         if name == "N" and "D" in columns and (share := np.median(columns["D"] / columns["N"])) > MOST_TOKENS_PER_PARAMETER:
@@ -275,7 +284,7 @@ def pose(
     if residual not in ("law", "log", "raw"):
         raise InputError(f'residual is {residual!r}: give "log", "raw" or "law"')
     if huber != "law" and huber is not None and not (isinstance(huber, (int, float)) and huber > 0):
-        raise InputError(f"huber is {huber!r}: give a number above 0, or None for least squares")
+        raise InputError(f"huber is {huber!r}: give a number above 0, or None (--huber none) for least squares")
     for p in law.parameters:
         if p.name in fixed and not (np.isfinite(fixed[p.name]) and (fixed[p.name] > 0 or not p.log)):
             raise InputError(f"fixed has {p.name} = {fixed[p.name]!r}: give a finite number{' above 0' if p.log else ''}")
@@ -291,6 +300,10 @@ def pose(
     if not free:
         raise InputError("every parameter is fixed: leave at least one out of fixed")
     rows = int((weight > 0).sum())
+    if rows > 1 and np.ptp(losses[weight > 0]) == 0:
+        raise InputError(
+            f"every row has loss {losses[0]:g}: no term of {law.name} can be told from another; give runs that differ"
+        )
     if rows < len(free):
         raise InputError(
             f"{rows} rows for {len(free)} parameters ({', '.join(p.name for p in free)}): add runs or hold some (fixed=, --fixed)"

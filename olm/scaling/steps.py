@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from olm.errors import InputError
-from olm.objective import acceleration_first, acceleration_ratio
+from olm.objective import acceleration_first, acceleration_least, acceleration_ratio
 from olm.types import Array
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "improvement",
     "on_common_steps",
     "over_seeds",
+    "scatter",
     "thinned",
 ]
 
@@ -143,8 +144,9 @@ def _by_correlation(
             y = np.log(losses - least + gaps[:, None])
             r = _regressions(np.log(steps), y, f)[2]
             score -= np.where(np.abs(r) < 1.001, r, 1.0)  # losses that are all equal have none (0/0, or ∞): the worst score
-        gap, start = np.unravel_index(int(np.argmax(score)), score.shape)
-        return float(score[gap, start]), float(gaps[gap]), int(start)
+        gap = int(np.argmax(score.max(1)))
+        start = int(np.argmax(score[gap] >= score[gap].max() - 1e-12))  # the earliest: without noise all are as good
+        return float(score[gap, start]), float(gaps[gap]), start
 
     if L0 is not None:
         gap, start = least - L0, search(np.array([least - L0]))[2]
@@ -336,6 +338,37 @@ def _changes(fit: StepFit, end: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def scatter(losses: Array, steps: Array) -> dict[str, float]:
+    """How far losses scatter from one entry to the next, beside what the curve falls by in the last tenth of its steps.
+
+    Crossings of a level are read off single losses: where they scatter by more than the curve still falls, the first one is by
+    chance early, the last one late.
+
+    Args:
+      losses: [n] nats, n ≥ 8.
+      steps: [n], rising.
+
+    Returns:
+      ``scatter``, the standard deviation that second differences tell of independent errors (their median over .6745·√6), and
+      ``late_fall``, from the line through the last fifth; both in nats.
+
+    >>> t = np.arange(1, 1001)
+    >>> noisy = 2 + (20 / t) ** 0.8 + 0.01 * np.random.default_rng(1).normal(size=1000)
+    >>> {name: round(value, 3) for name, value in scatter(noisy, t).items()}
+    {'scatter': 0.01, 'late_fall': 0.004}
+    """
+    losses, steps = np.asarray(losses, np.float64), np.asarray(steps, np.float64)
+    # Errors of a straight line through the neighbours, on whatever steps there are: those of a smooth curve are small.
+    left, right = np.diff(steps)[:-1], np.diff(steps)[1:]
+    share = left / (left + right)
+    off = losses[1:-1] - (1 - share) * losses[:-2] - share * losses[2:]
+    error = float(np.median(np.abs(off) / np.sqrt(1 + share**2 + (1 - share) ** 2)) / 0.6745)
+    late = steps >= steps[-1] - 0.2 * (steps[-1] - steps[0])
+    late[-3:] = True
+    slope = np.polyfit(steps[late] - steps[-1], losses[late], 1)[0]
+    return {"scatter": error, "late_fall": float(-slope * 0.1 * (steps[-1] - steps[0]))}
+
+
 def improvement(
     base: Mapping[Any, tuple[Array, Array]],
     mine: Mapping[Any, tuple[Array, Array]],
@@ -352,9 +385,10 @@ def improvement(
       t0, L0, latest_share: as for `fit_steps`; each pair of curves shares both.
 
     Returns:
-      ``runs``: one dict a seed with ``measured`` (acceleration that stays, first crossing, ratios of area and of final loss, all
-      over the ``steps`` that both curves cover, the baseline's "last" loss being that at the last of these) and, for both
-      criteria, L0, t0, B, β and r² of either side, ``delta_B_percent`` = 100 (1 − B₂/B₁), ``delta_beta_percent`` =
+      ``runs``: one dict a seed with ``measured`` (acceleration that stays, first crossing, to the baseline's least loss, ratios
+      of area and of final loss, all over the ``steps`` that both curves cover, the baseline's "last" loss being that at the last
+      of these; the baseline's acceleration over itself, above 1 where it rises again), ``scatter`` (`scatter` of the baseline)
+      and, for both criteria, L0, t0, B, β and r² of either side, ``delta_B_percent`` = 100 (1 − B₂/B₁), ``delta_beta_percent`` =
       100 (β₂/β₁ − 1) and the acceleration that Eq. 9 predicts, (B₁^(β₁/β₂)/B₂) T^(1 − β₁/β₂). ``summary``: the same over
       seeds, mean and 95% interval (`over_seeds`; ratios on a logarithmic scale, ΔB and Δβ from them).
 
@@ -374,7 +408,8 @@ def improvement(
         pairs = [(next(iter(base)), next(iter(base.values())), next(iter(mine.values())))]
     if not pairs:
         raise InputError(
-            f"no seed is in both: {list(map(str, base))} and {list(map(str, mine))}; give the runs to be compared one seed"
+            f"no seed is in both: {', '.join(map(str, base))} and {', '.join(map(str, mine))}: "
+            "number the runs of both sides alike, each with the one it is compared with"
         )
     runs = []
     for seed, one, other in pairs:
@@ -385,13 +420,15 @@ def improvement(
         measured = {
             "acceleration": acceleration_ratio(a, b, steps),
             "acceleration_first": acceleration_first(a, b, steps),
+            "acceleration_least": acceleration_least(a, b, steps),
+            "acceleration_of_baseline": acceleration_ratio(a, a, steps),
             "area_ratio": float(np.trapezoid(b, steps) / np.trapezoid(a, steps)),
             "final_ratio": float(b[-1] / a[-1]),
         }
         fits = {fit.criterion: _changes(fit, float(steps[-1])) for fit in (published, squares)}
         ends = {name: [float(curve[0][0]), float(curve[0][-1])] for name, curve in zip(("base", "mine"), both, strict=True)}
         common = {"first": float(steps[0]), "last": float(steps[-1]), **ends}
-        runs.append({"seed": seed, "measured": measured, "steps": common, **fits})
+        runs.append({"seed": seed, "measured": measured, "scatter": scatter(a, steps), "steps": common, **fits})
     return {
         "runs": runs,
         "summary": {part: _summary([run[part] for run in runs]) for part in ("measured", CORRELATION, LEAST_SQUARES)},

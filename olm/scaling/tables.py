@@ -21,7 +21,7 @@ import numpy as np
 from olm.errors import InputError
 from olm.scaling.problem import wrong_unit
 
-__all__ = ["ALIASES", "Table", "read_table", "split_pairs"]
+__all__ = ["ALIASES", "Table", "learning_curves", "read_table", "split_pairs"]
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters", "n_params", "num_params", "model_size"),
@@ -193,6 +193,43 @@ def read_table(
     )
 
 
+def learning_curves(table: Table) -> dict[float, dict[Any, tuple[np.ndarray, np.ndarray]]]:
+    """A table of columns step, loss and, where there are several curves, N and seed, as curves sorted by step.
+
+    Args:
+      table: read with ``labels=("seed",)``.
+
+    Returns:
+      N → seed → (steps [n], losses [n]); N or seed is 0 where the table has no such column.
+
+    Raises:
+      InputError: naming the line of a step below 0 or of one that is there twice.
+
+    >>> columns = {"step": np.array([2.0, 1.0]), "loss": np.array([3.0, 4.0])}
+    >>> table = Table(columns, np.array([2, 3]), "runs.csv", ("step", "loss"), ())
+    >>> learning_curves(table)[0][0][1].tolist()
+    [4.0, 3.0]
+    """
+    sizes, seeds = (table.columns.get(name, np.zeros(len(table), int)) for name in ("N", "seed"))
+    found: dict[float, dict[Any, tuple[np.ndarray, np.ndarray]]] = {}
+    pairs = {*zip(sizes.tolist(), seeds.tolist(), strict=True)}
+    for size, seed in sorted(pairs, key=lambda pair: (pair[0], isinstance(pair[1], str), pair[1])):
+        these = np.flatnonzero((sizes == size) & (seeds == seed))
+        these = these[np.argsort(table["step"][these], kind="stable")]
+        steps = table["step"][these]
+        if steps[0] < 0:
+            raise InputError(f"{table.path}, line {table.lines[these[0]]}: step {steps[0]:g} is below 0: count steps from 0")
+        again = np.flatnonzero(np.diff(steps) == 0)
+        if len(again):
+            lacking = [name for name in ("N", "seed") if name not in table.columns]
+            cure = f"add a column {' or '.join(lacking)} that tells curves apart" if lacking else "keep one row a step"
+            raise InputError(
+                f"{table.path}, line {table.lines[these[again[0] + 1]]}: step {steps[again[0]]:g} is there twice: {cure}"
+            )
+        found.setdefault(size, {})[seed] = (steps, table["loss"][these])
+    return found
+
+
 def _cells(name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and (line, cells) of every row that is not blank."""
     try:
@@ -258,7 +295,7 @@ def _number(name: str, line: int, column: str, cell: str, positive: bool, wanted
         hint = f"write {plain}" if plain != cell and _is_number(plain) else "correct the cell or remove the row"
         raise InputError(f"{where}: {cell!r} is not a number: {hint}") from None
     if not math.isfinite(value):
-        raise InputError(f"{where}: {cell} is not finite: remove the row, or leave it out with --where")
+        raise InputError(f"{where}: {cell} is not finite: correct the cell or remove the row")
     if positive and value <= 0:
         kind = "a loss in nats is above 0" if wanted == "loss" else f"{wanted} must be above 0"
         raise InputError(f"{where}: {cell}, but {kind}: correct the cell or remove the row")
