@@ -227,3 +227,54 @@ def test_levels_and_seeds_are_checked_whatever_the_law(tmp_path: Path, capsys: p
         assert "--level is 95: give a share" in capsys.readouterr().err
     assert main(["fit", str(tmp_path / "t.csv"), "--law", "envelope", "--seed", "-1"]) == 2
     assert "--seed is -1" in capsys.readouterr().err
+
+
+def test_a_bootstrap_of_whole_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's rows share an error: whole runs give wider intervals than rows."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for run, n in enumerate(np.repeat(np.geomspace(1e7, 1e10, 6), 3)):
+        shift = np.exp(0.01 * rng.standard_normal())
+        rows += [f"{n},{d},{float(loss(n, d)) * shift:.8f},run-{run}" for d in np.geomspace(1e9, 1e12, 8)]
+    (tmp_path / "t.csv").write_text("\n".join(["N,D,loss,id", *rows]) + "\n")
+    words = ["fit", str(tmp_path / "t.csv"), *HELD, "--columns", "run=id"]
+    widths = []
+    for name, more in (("rows", []), ("runs", ["--columns", "run=id"])):
+        assert main([*words[:-2], *more, "--bootstrap", "100", "--output", str(tmp_path / name)]) == 0
+        low, high = json.loads((tmp_path / name / "fit.json").read_text())["bootstrap_intervals"]["A"]
+        widths.append(np.log(high / low))
+        assert ("drew 18 whole runs" in capsys.readouterr().out) == (name == "runs")
+    assert widths[1] > 1.5 * widths[0]
+    assert main(words) == 2
+    assert "says what --bootstrap draws whole" in capsys.readouterr().err
+
+
+def test_step_laws_name_the_file_and_its_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = np.arange(1, 200)
+    rows = [f"{t},{2 + (50 / t) ** 0.5:.8f}" for t in np.random.default_rng(0).permutation(steps)]
+    (tmp_path / "shuffled.csv").write_text("\n".join(["step,loss", *rows]) + "\n")
+    assert main(["fit", str(tmp_path / "shuffled.csv"), "--law", "step"]) == 0  # sorted, as olm compare does
+    rows = [f"{t},{2 + (50 / t) ** 0.5:.8f},{seed}" for seed in (0, 1) for t in steps]
+    (tmp_path / "two.csv").write_text("\n".join(["step,loss,seed", *rows]) + "\n")
+    assert main(["fit", str(tmp_path / "two.csv"), "--law", "step", "--where", "seed=1"]) == 0
+    capsys.readouterr()
+    (tmp_path / "short.csv").write_text("step,loss\n1,3\n2,2\n")
+    for name, complaint in (
+        ("two", "two.csv holds curves of seed 0, 1: choose one with --where seed="),
+        ("short", "short.csv has 2 steps"),
+    ):
+        assert main(["fit", str(tmp_path / f"{name}.csv"), "--law", "step"]) == 2
+        said = capsys.readouterr().err
+        assert complaint in said and said.count("\n") == 1
+
+
+def test_compute_in_another_unit_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for c in (1e18, 1e20, 1e22):
+        for x in np.linspace(-0.5, 0.5, 5):
+            n = np.sqrt(c / 120) * np.exp(x)
+            rows.append(f"{n},{c / 6 / n},{c / 8.64e19},{c},{2 + 0.1 * x * x:.8f}")
+    (tmp_path / "t.csv").write_text("\n".join(["N,D,days,flops,loss", *rows]) + "\n")
+    for column, noted in (("days", True), ("flops", False)):
+        assert main(["fit", str(tmp_path / "t.csv"), "--law", "isoflop", "--columns", f"C={column}"]) == 0
+        assert ("is it in FLOPs" in capsys.readouterr().out) == noted

@@ -50,7 +50,8 @@ class Options:
     form: str | None = None
     """The form of a law that has several: ratio, domain or general for cmr."""
     columns: tuple[str, ...] = ()
-    """NAME=COLUMN, the file's names where they differ: N=params_active D=tokens loss=final_loss."""
+    """NAME=COLUMN, the file's names where they differ: N=params_active D=tokens loss=final_loss. run=COLUMN says which rows
+    are of one run: a bootstrap then draws whole runs, and envelope follows their curves."""
     where: tuple[str, ...] = ()
     """COLUMN=VALUE, to use only the rows that have it."""
     fixed: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Options:
     residual: Literal["law", "log", "raw"] = "law"
     """Residuals of the logarithm or of the loss, or as the law has them."""
     bootstrap: int = 0
-    """How many resamplings of the rows to refit."""
+    """How many resamplings to refit: of the rows, or, with --columns run=COLUMN, of whole runs."""
     seed: int = 0
     """Of the resamplings."""
     level: float | None = None
@@ -202,15 +203,30 @@ def _law_of_runs(options: Options) -> Outcome:
     law = laws.named(options.law, **({} if options.form is None else {"form": options.form}))
     positive = [*(law.columns if law.positive is None else law.positive), "loss"]
     compute = ["C"] if options.holdout is not None else []
-    table = _read(options, _one_table(options), [*law.columns, "loss"], optional=compute, positive=[*positive, "C"])
+    grouped = ["run"] if "run" in split_pairs(options.columns, "--columns") else []
+    if grouped and not options.bootstrap:
+        raise InputError("--columns run=… says what --bootstrap draws whole: give both")
+    table = _read(
+        options,
+        _one_table(options),
+        [*law.columns, "loss", *grouped],
+        optional=compute,
+        labels=grouped,
+        positive=[*positive, "C"],
+    )
     columns: dict[str, Any] = {name: table[name] for name in law.columns}
     loss = table["loss"]
     settings = _settings(options)
     key = jax.random.key(options.seed) if options.bootstrap else None
+    groups = table["run"].astype(str) if grouped else None
     with _in_lines(table):
-        found = fit(loss=loss, law=law, bootstrap=options.bootstrap, key=key, **settings, **columns)
+        found = fit(loss=loss, law=law, bootstrap=options.bootstrap, key=key, groups=groups, **settings, **columns)
     found = replace(found, message=_of_lines(found.message, table))
     lines, record = str(found).splitlines(), found.as_dict()
+    if groups is not None:
+        lines.append(
+            f"note: the bootstrap drew {len(set(groups.tolist()))} whole runs; the delta method takes rows for independent"
+        )
     held = np.zeros(len(loss), bool)
     predicted = found.predict(**columns)
     if options.holdout is not None:
@@ -305,6 +321,10 @@ def _approach(options: Options) -> Outcome:
     used = len(loss) if found.groups is None else int((found.groups >= 0).sum())
     of = f"{used} of {len(loss)} rows" if used < len(loss) else f"{used} rows"
     lines = [f"{title}: Hoffmann et al. 2022 (arXiv 2203.15556)", f"{of}, {len(found.flops)} budgets", ""]
+    unit = 1.0 if C is None else float(np.median(C / (options.flops_per_token * N * D)))
+    if not 0.1 < unit < 10:
+        told = f"{unit:.3g} times {options.flops_per_token:g} N D"
+        lines.insert(2, f"note: column C is {told} in the median row: is it in FLOPs, and of the whole run?")
     powers = [["power law", "exponent", f"{100 * _level(options):g}% low", "high", "coefficient", "R²"]]
     for name, law in (("N ∝ C^a", found.N_law), ("D ∝ C^b", found.D_law)):
         powers.append(

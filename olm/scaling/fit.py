@@ -318,6 +318,11 @@ def fit(
         raise InputError(f"fit takes no {unknown[0]!r}: {hint}the columns of {law.name} are {', '.join(law.columns)}")
     given = {name: value for name, value in {"N": N, "D": D, **columns}.items() if value is not None}
     problem = pose(law, given, loss, fixed=fixed, huber=huber, residual=residual, weights=weights, check_units=check_units)
+    counted = problem.loss[problem.own["weights"] > 0]
+    if len(counted) > 1 and np.ptp(counted) == 0:
+        raise InputError(
+            f"every row has loss {counted[0]:g}: no term of {law.name} can be told from another; give runs that differ"
+        )
     labels = None if groups is None else np.asarray(groups)
     if labels is not None and labels.shape != problem.loss.shape:
         raise InputError(f"groups have shape {labels.shape}: give one label for each of {len(problem.loss)} rows")

@@ -300,10 +300,6 @@ def pose(
     if not free:
         raise InputError("every parameter is fixed: leave at least one out of fixed")
     rows = int((weight > 0).sum())
-    if rows > 1 and np.ptp(losses[weight > 0]) == 0:
-        raise InputError(
-            f"every row has loss {losses[0]:g}: no term of {law.name} can be told from another; give runs that differ"
-        )
     if rows < len(free):
         raise InputError(
             f"{rows} rows for {len(free)} parameters ({', '.join(p.name for p in free)}): add runs or hold some (fixed=, --fixed)"
