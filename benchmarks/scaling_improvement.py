@@ -224,7 +224,8 @@ def show(rung: str, claim: str, result: dict[str, Any]) -> None:
         "r2_mine",
         "acceleration_predicted",
     )
-    measured = ("acceleration", "acceleration_first", "area_ratio", "final_ratio")
+    accelerations = ("acceleration", "acceleration_first", "acceleration_least", "acceleration_of_baseline")
+    measured = (*accelerations, "area_ratio", "final_ratio")
     criteria = (step_law.CORRELATION, step_law.LEAST_SQUARES, "L0 = entropy", PAPER)
     wanted = {"measured": measured, **dict.fromkeys(criteria, fitted)}
     _bench.table(
