@@ -144,7 +144,7 @@ def test_a_baseline_that_rises_again_is_said_to(tmp_path: Path, capsys: pytest.C
     path = str(tmp_path / "up.csv")
     assert main(["compare", path, path]) == 0
     shown = capsys.readouterr().out
-    assert "the baseline rises again: by its last loss it is 4.5" in shown
+    assert "the baseline rises again: it is at its last loss 4.5" in shown
     assert re.search(r"acceleration, to the baseline's least loss +1×", shown)
     assert "a power law describes these curves badly" in shown and "losses scatter" not in shown
 

@@ -142,6 +142,7 @@ def table(measures: Mapping[str, Any], baseline: str = "uniform", found: str = "
     rows.append(["step length", "", "", _number(measures["step_length_ratio"], ".3f")])
     rows.append(["acceleration", "", "", f"{_number(measures['acceleration'], '.3g')}×"])
     rows.append(["acceleration, first crossing", "", "", f"{_number(measures['acceleration_first'], '.3g')}×"])
+    rows.append(["acceleration, to the baseline's least loss", "", "", f"{_number(measures['acceleration_least'], '.3g')}×"])
     return "\n".join(aligned(rows))
 
 

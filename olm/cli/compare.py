@@ -130,7 +130,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     rises = max(run["measured"]["acceleration_of_baseline"] for run in found["runs"])
     if rises > RISES:
         notes.append(
-            f"the baseline rises again: by its last loss it is {rises:.3g}× as fast as itself, as is what beats it; "
+            f"the baseline rises again: it is at its last loss {rises:.3g}× as early already, as is what beats it; "
             "read the acceleration to its least loss, and the ratios"
         )
     wild = max(found["runs"], key=lambda run: run["scatter"]["scatter"] - run["scatter"]["late_fall"])["scatter"]

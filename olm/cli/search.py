@@ -14,7 +14,10 @@ from olm.search import Grid, Solution, above_entropy, best_rates, find_policy
 from olm.types import Learner, Task
 
 MAY_CHANGE = {"adjoint.folder", "search.evaluations", "search.patience", "search.grid", "search.grid_searches"}
-CLAIMED = ("acceleration", "acceleration_first", "area_ratio", "final_ratio", "area_above_entropy_ratio", "step_length_ratio")
+CLAIMED = (
+    "acceleration", "acceleration_first", "acceleration_least", "area_ratio", "final_ratio", "area_above_entropy_ratio",
+    "step_length_ratio",
+)  # fmt: skip
 
 HELP = """usage: olm search TASK [OPTIONS]
        olm search --resume RUN [OPTIONS]

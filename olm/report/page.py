@@ -29,6 +29,7 @@ _CLAIM_NAMES = {
     "learning_rate_found": "η of the found policy",
     "acceleration": "acceleration",
     "acceleration_first": "acceleration, first crossing",
+    "acceleration_least": "acceleration, to the baseline's least loss",
     "area_ratio": "area ratio (below 1 is better)",
     "final_ratio": "final-loss ratio (below 1 is better)",
     "step_length_ratio": "step-length ratio",

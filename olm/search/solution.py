@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from olm import policy as policies
-from olm.objective import acceleration_first, acceleration_ratio, area_under_loss, compression_ratio
+from olm.objective import acceleration_first, acceleration_least, acceleration_ratio, area_under_loss, compression_ratio
 from olm.train import Curve
 from olm.types import Policy, PyTree
 
@@ -26,9 +26,10 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
       held_out: False: compare on the target set.
 
     Returns:
-      A dict of floats: ``acceleration`` (stays below), ``acceleration_first`` (first crossing), ``area_ratio`` and
-      ``final_ratio`` (found over baseline, below 1 is better), ``step_length_ratio`` (mean ‖θ_{t+1} − θ_t‖, found over
-      baseline), ``compression_ratio`` ({"baseline", "found", "unit"}), ``area`` and ``final`` in nats, ``measured_on``.
+      A dict of floats: ``acceleration`` (stays below), ``acceleration_first`` (first crossing), ``acceleration_least`` (to the
+      baseline's least loss), ``area_ratio`` and ``final_ratio`` (found over baseline, below 1 is better), ``step_length_ratio``
+      (mean ‖θ_{t+1} − θ_t‖, found over baseline), ``compression_ratio`` ({"baseline", "found", "unit"}), ``area`` and ``final``
+      in nats, ``measured_on``.
 
     No example: needs two trained curves; see `olm.find_policy`.
     """
@@ -44,6 +45,7 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
         "measured_on": "test" if on_test else "target",
         "acceleration": acceleration_ratio(base, new),
         "acceleration_first": acceleration_first(base, new),
+        "acceleration_least": acceleration_least(base, new),
         "area": {"baseline": areas[0], "found": areas[1]},
         "area_ratio": area_ratio,
         "final": {"baseline": float(base[-1]), "found": float(new[-1])},
