@@ -387,7 +387,7 @@ def improvement(
     Returns:
       ``runs``: one dict a seed with ``measured`` (acceleration that stays, first crossing, to the baseline's least loss, ratios
       of area and of final loss, all over the ``steps`` that both curves cover, the baseline's "last" loss being that at the last
-      of these; the baseline's first crossing of its own last loss, above 1 where it rises again), ``scatter`` (`scatter` of the baseline)
+      of these; the baseline's first crossing of its own last loss, above 1 where it rises again), ``scatter`` of the baseline
       and, for both criteria, L0, t0, B, β and r² of either side, ``delta_B_percent`` = 100 (1 − B₂/B₁), ``delta_beta_percent`` =
       100 (β₂/β₁ − 1) and the acceleration that Eq. 9 predicts, (B₁^(β₁/β₂)/B₂) T^(1 − β₁/β₂). ``summary``: the same over
       seeds, mean and 95% interval (`over_seeds`; ratios on a logarithmic scale, ΔB and Δβ from them).
