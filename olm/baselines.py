@@ -71,7 +71,8 @@ def lookahead() -> Policy:
         # Divided by the largest first: contributions are squares of gradients, and their sum may leave float32's range.
         helpful = helpful / jnp.where(jnp.max(helpful) > 0, jnp.max(helpful), 1)
         total = jnp.sum(helpful)
-        return jnp.where(total > 0, helpful / jnp.where(total > 0, total, 1), 1 / index.shape[0])
+        # None helps: all alike. What is not finite stays NaN, for the run to fail on.
+        return jnp.where(total == 0, 1 / index.shape[0], helpful / jnp.where(total == 0, 1, total))
 
     return Policy("lookahead", _no_parameters, weights, False, Free(), features=contributions)
 

@@ -207,8 +207,8 @@ def acceleration_least(baseline: Array, improved: Array, steps: Array | None = N
     """t_b / t, where the baseline is least at step t_b and ``improved`` first at or below that loss at step t.
 
     For baselines that rise again: these reach their own final loss early, which `acceleration_ratio` and `acceleration_first`
-    credit to ``improved``. Where ``improved`` never gets there, t'/t_i ≤ 1, with t_i the step at which it is least and t' the
-    baseline's first step at or below that loss.
+    credit to ``improved``. Where ``improved`` never gets there: t'/T ≤ 1, with t' the baseline's first step at or below the least
+    loss of ``improved``. Read off single losses, and so too small where those scatter by more than they still fall.
 
     Args:
       baseline, improved: [T+1] losses of two runs of one length.
@@ -230,7 +230,7 @@ def acceleration_least(baseline: Array, improved: Array, steps: Array | None = N
     at = _steps(base, steps)
     if not (np.isfinite(base).all() and np.isfinite(new).all()):
         return float("nan")
-    aim, other = (base, new) if new.min() <= base.min() else (new, base)
-    least, reached = float(at[np.argmin(aim)]), float(at[np.argmax(other <= aim.min())])
-    above, below = (least, reached) if aim is base else (reached, least)
-    return 1.0 if above == below else above / below if below else float("inf")
+    if new.min() > base.min():
+        return float(at[np.argmax(base <= new.min())] / at[-1])
+    least, reached = float(at[np.argmin(base)]), float(at[np.argmax(new <= base.min())])
+    return 1.0 if least == reached else least / reached if reached else float("inf")

@@ -249,6 +249,8 @@ def test_scatter_is_that_of_independent_errors_on_any_steps() -> None:
         assert scatter(smooth, steps)["scatter"] < 1e-3
         found = scatter(smooth + 0.02 * rng.standard_normal(len(steps)), steps)
         assert found["scatter"] == pytest.approx(0.02, rel=0.15)
+        assert scatter(smooth + 0.02 * rng.standard_normal(len(steps)), steps)["rise"] == 0
+        assert scatter(smooth + 0.5 * (steps / steps[-1]) ** 2, steps)["rise"] > 0.1
     line = scatter(5 - 0.001 * T, T)
     assert line["late_fall"] == pytest.approx(0.0999, rel=1e-6) and line["scatter"] < 1e-12
 

@@ -22,7 +22,7 @@ HELP = """Compare two sets of learning curves, a baseline and one's own: ΔB and
 Each file is a CSV with columns step and loss (nats, held out), and, where there is more than one curve, N (parameters) and seed.
 Curves of one N and seed are compared; L0 and t0 are common to the two. Several N: also the laws over model sizes."""
 
-RISES = 1.25  # how much faster than itself a baseline may be, by its last loss, before that is said
+EARLY = 1.25  # how much earlier a baseline that rises again may have had its last loss before that is said
 
 Curves = dict[float, dict[Any, tuple[np.ndarray, np.ndarray]]]
 
@@ -127,17 +127,21 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
                 f"{spans}{which}: compared over {common['first']:g}–{common['last']:g} alone; the baseline's last loss is that "
                 f"at step {common['last']:g}" + (", and an acceleration is at least what is shown" if common["first"] > 1 else "")
             )
-    rises = max(run["measured"]["acceleration_of_baseline"] for run in found["runs"])
-    if rises > RISES:
+    rise = max(run["scatter"]["rise"] for run in found["runs"])
+    early = max(run["measured"]["acceleration_of_baseline"] for run in found["runs"])
+    if rise > 0 and early > EARLY:
         notes.append(
-            f"the baseline rises again: it is at its last loss {rises:.3g}× as early already, as is what beats it; "
-            "read the acceleration to its least loss, and the ratios"
+            f"the baseline rises again, by {rise:.2g} nats, and so first crosses its own last loss {early:.3g}× as early: "
+            "an acceleration by the last loss says little; read the ratios, and the acceleration to the least loss"
         )
-    wild = max(found["runs"], key=lambda run: run["scatter"]["scatter"] - run["scatter"]["late_fall"])["scatter"]
-    if wild["scatter"] > wild["late_fall"] > 0:
+    rough = [run["scatter"] for run in found["runs"]]
+    wild = [r for r in rough if r["scatter"] > abs(r["late_fall"])]
+    if wild:
+        worst = max(wild, key=lambda r: r["scatter"])
+        moves = f"{'fall' if worst['late_fall'] >= 0 else 'rise'} by {abs(worst['late_fall']):.2g}"
         notes.append(
-            f"losses scatter by {wild['scatter']:.2g} and fall by {wild['late_fall']:.2g} in the last tenth of the run: "
-            "crossings are chance, measured accelerations biased (first up, stays down); read that of the law, or smooth"
+            f"the baseline's losses scatter by {worst['scatter']:.2g} and {moves} in the last tenth of the run: "
+            "single losses decide the accelerations (first crossing too large, the others too small); read the area ratio, or smooth the curves"
         )
     for criterion in (CORRELATION, LEAST_SQUARES):
         bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}

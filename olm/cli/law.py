@@ -89,7 +89,7 @@ def run(words: Sequence[str]) -> int:
     searched = record.config["kind"] != "train"
     drawn = searched and task.draw is not None and options.search.target_draws > 0
     share = wanted.learned_share
-    if share is None and options.task.name == "language":
+    if share is None and wanted.learned == Law.learned and options.task.name == "language":
         share = 0.05  # no sequence is ever learned to 1e-6 nats a token
     studies = {}
     for side, (which, parameters) in {"uniform": (policies.uniform(), ()), "found": (policy, phi)}.items():
@@ -106,6 +106,8 @@ def run(words: Sequence[str]) -> int:
             whose = "uniform weights" if side == "uniform" else "the policy"
             raise DivergenceError(f"training with {whose} is not finite: nothing was written; search at a lower learning rate")
     tables = {side: study.tables() for side, study in studies.items()}
+    for stale in (record.path / "figures").glob("law_*"):
+        stale.unlink()
     save_arrays(record.path / "law.npz", tables)
     about = {
         "policy": policy.name,

@@ -49,7 +49,8 @@ def similarity(contributions_N: Array, weights_N: Array, zero: float = 0.0) -> A
       zero: weights up to this one count as zero in s; mirror descent leaves tiny ones where projection has exact zeros.
 
     Returns:
-      [...]; ±∞, with the sign of m, when all contributions are equal, NaN when all are 0 or fewer than two weights are positive.
+      [...]; ±∞, with the sign of m, when all contributions are equal, NaN when all are 0 or fewer than two weights are above
+      ``zero``.
 
     Source: Gu et al. 2024, Eq. 7.
 
@@ -59,7 +60,8 @@ def similarity(contributions_N: Array, weights_N: Array, zero: float = 0.0) -> A
     active = weights_N > zero
     mean = jnp.sum(weights_N * contributions_N, axis=-1)
     spread = jnp.sum(jnp.where(active, (contributions_N - mean[..., None]) ** 2, 0), axis=-1)
-    return mean / jnp.sqrt(spread / (jnp.sum(active, axis=-1) - 1))
+    count = jnp.sum(active, axis=-1)
+    return jnp.where(count > 1, mean / jnp.sqrt(spread / jnp.maximum(count - 1, 1)), jnp.nan)
 
 
 def stationarity(gradient_TxN: Array, weights_TxN: Array) -> Array:

@@ -104,7 +104,8 @@ def observe(settings: Settings, weights: Array, losses: Array, contributions: di
 
     def spread(active: Array) -> Array:
         squares = jnp.sum(jnp.where(active, apart_RxB, 0) ** 2, axis=1)
-        return jnp.sqrt(squares / (jnp.sum(active.astype(dtype)) - 1))
+        count = jnp.sum(active.astype(dtype))
+        return jnp.where(count > 1, jnp.sqrt(squares / jnp.maximum(count - 1, 1)), jnp.nan)
 
     spreads = {"spread": spread(weights > 0), "spread_active": spread(weights > settings.zero / size)}
     seen: dict[str, Any] = {
