@@ -434,7 +434,8 @@ The scaling law of uniform weights and of the found policy, first seed, fitted b
 
 ![Loss above L0 against steps, both logarithmic, for every rung of the ladder and both claims](figures/scaling_improvement.svg)
 
-The Learning Law on stories, held out: under the found policy contributions of clean and corrupted examples come closer.
+The Learning Law on stories, held out: under the found policy contributions of clean and
+corrupted examples are smaller and less far apart.
 
 ![Weights and mean contributions of clean and corrupted examples along the run](figures/law_language.svg)
 

@@ -141,7 +141,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         moves = f"{'fall' if worst['late_fall'] >= 0 else 'rise'} by {abs(worst['late_fall']):.2g}"
         notes.append(
             f"the baseline's losses scatter by {worst['scatter']:.2g} and {moves} in the last tenth of the run: "
-            "single losses decide the accelerations (first crossing too large, the others too small); read the area ratio, or smooth the curves"
+            "single losses decide accelerations (first crossing too large, the others too small); read the area ratio, or smooth"
         )
     for criterion in (CORRELATION, LEAST_SQUARES):
         bounds = {bound for run in found["runs"] for bound in run[criterion]["on_bound"]}
