@@ -113,6 +113,12 @@ def test_lookahead_holds_the_range_of_float32(size: float) -> None:
     np.testing.assert_allclose(weights, [0.75, 0.25, 0.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("broken", [np.inf, np.nan])
+def test_lookahead_hides_no_run_that_broke(broken: float) -> None:
+    weights = baselines.lookahead().weights((), Time(0, 1), jnp.arange(3), jnp.array([3.0, broken, -1.0]))
+    assert not np.isfinite(weights).all()
+
+
 def test_high_loss_descends_the_tilted_loss(x64: None) -> None:
     """Its weighted gradient is ∇ τ log mean exp(ℓ / τ), and that of low loss the same with −τ."""
     task, params = cases.toy(), cases.toy_init(jax.random.key(1))

@@ -95,12 +95,28 @@ def test_a_search_that_goes_on_drops_what_was_measured_before(copy: Path) -> Non
 
 def test_flags_reach_the_study(copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "finish", lambda run, on_missing: None)
+    (copy / "figures").mkdir(exist_ok=True)
+    (copy / "figures" / "law_dropped_test.svg").write_text("of an earlier measurement")
     assert command.run([str(copy), "--steps-between", "3", "--target-only", "--learned-share", "0.25", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     found = load_arrays(copy / "law.npz")["found"]
     assert found["at"].tolist() == [0, 3, 6] and set(found["curves"]) == {"target"}
     assert found["seen"]["learned"].tolist() == [4, 4, 4] and "law_learned" in law_plots.figures(found)
     assert read_json(copy / "law.json")["settings"]["learned_share"] == 0.25
+    assert not list((copy / "figures").glob("law_*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "task", "share"),
+    [
+        ({}, "language", 0.05),
+        ({"learned": 0.1}, "language", None),
+        ({"learned_share": 0.2}, "language", 0.2),
+        ({}, "perceptron", None),
+    ],
+)
+def test_a_loss_that_is_named_decides_what_is_learned(flags: dict[str, float], task: str, share: float | None) -> None:
+    assert command._learned_share(command.Law(run="runs/x", **flags), task) == share
 
 
 def test_a_replay_is_measured_too(searched: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_similarity_counts_only_active_examples() -> None:
     mean = 0.25 * 1 + 0.75 * 3
     expected = mean / np.sqrt((1 - mean) ** 2 + (3 - mean) ** 2)
     np.testing.assert_allclose(law.similarity(jnp.array(contributions), jnp.array(weights)), expected, rtol=1e-6)
+    assert np.isnan(law.similarity(jnp.array(contributions), jnp.array([0.001, 0.999, 0.0]), zero=0.01))  # one is no spread
 
 
 def test_stationarity_is_zero_exactly_at_a_vertex_of_least_gradient_and_falls_in_a_search() -> None:

@@ -52,6 +52,13 @@ def _open(path: str) -> tuple[Run, settings.Search[Any]]:
     return run, settings.resolved(options)
 
 
+def _learned_share(wanted: Law, task: str) -> float | None:
+    """The share that counts as learned, None where a loss decides: no sequence is ever learned to 1e-6 nats a token."""
+    if wanted.learned_share is None and wanted.learned == Law.learned and task == "language":
+        return 0.05
+    return wanted.learned_share
+
+
 def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     if not words:
@@ -88,9 +95,7 @@ def run(words: Sequence[str]) -> int:
     # A search that draws its targets anew never saw the fixed sample that is measured here.
     searched = record.config["kind"] != "train"
     drawn = searched and task.draw is not None and options.search.target_draws > 0
-    share = wanted.learned_share
-    if share is None and wanted.learned == Law.learned and options.task.name == "language":
-        share = 0.05  # no sequence is ever learned to 1e-6 nats a token
+    share = _learned_share(wanted, options.task.name)
     studies = {}
     for side, (which, parameters) in {"uniform": (policies.uniform(), ()), "found": (policy, phi)}.items():
         if not wanted.quiet:
