@@ -454,10 +454,12 @@ def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
         yield from _ladder(result)
         return
     if name.startswith("law_"):
-        names = list(result["summary"])
-        shown = "; ".join(f"{each} {estimate(result['summary'][each]['sim_active_test'], 3)}" for each in names)
+        shown = "; ".join(
+            f"{each} {estimate(of['sim_active_test'], 3)} ({of['sim_test']['mean']:.3f})"
+            for each, of in result["summary"].items()
+        )
         task = {"law_language": "stories"}.get(name, "perceptron")
-        yield f"Learning Law, {task}, held-out mean SIM of the weights above 10⁻²/N; {seeds(result)}", shown
+        yield f"Learning Law, {task}, held-out mean SIM of the weights above 10⁻²/N (of all above 0); {seeds(result)}", shown
         return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)

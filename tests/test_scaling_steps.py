@@ -255,6 +255,12 @@ def test_scatter_is_that_of_independent_errors_on_any_steps() -> None:
     assert line["late_fall"] == pytest.approx(0.0999, rel=1e-6) and line["scatter"] < 1e-12
 
 
+def test_a_baseline_with_no_record_where_both_run_is_compared() -> None:
+    coarse, fine = np.arange(1.0, 1000.0, 100.0), np.arange(110.0, 190.0)
+    found = improvement({0: (coarse, 2 + (50 / coarse) ** 0.5)}, {0: (fine, 2 + (20 / fine) ** 0.5)}, t0=0)["runs"][0]
+    assert found["steps"]["first"] == 110 and found["scatter"]["rise"] == 0 and np.isnan(found["scatter"]["scatter"])
+
+
 def test_laws_over_sizes_leave_out_how_runs_begin() -> None:
     def curves(S_c: float) -> dict[float, dict[int, tuple[np.ndarray, np.ndarray]]]:
         found = {}

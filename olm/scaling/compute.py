@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.errors import InputError, check_whole
+from olm.errors import InputError, check_number, check_whole
 from olm.scaling.fit import Fit
 from olm.scaling.intervals import quantile
 from olm.scaling.laws import Law
@@ -460,8 +460,7 @@ def isoflop(
 
 
 def _check_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise InputError(f"{name} is {value!r}: give a share between 0 and 1")
+    check_number(name, value, "give a share between 0 and 1", 0, np.nextafter(1, 0), open_low=True)
 
 
 def _parabola(N: np.ndarray, D: np.ndarray, loss: np.ndarray, budget: float) -> tuple[float, float, float, np.ndarray]:

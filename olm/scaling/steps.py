@@ -345,7 +345,7 @@ def scatter(losses: Array, steps: Array) -> dict[str, float]:
     chance early, the last one late, and the least loss is a chance trough.
 
     Args:
-      losses: [n] nats, n ≥ 8.
+      losses: [n] nats; fewer than 8 tell nothing, and the result is NaN, NaN and 0.
       steps: [n], rising.
 
     Returns:
@@ -359,6 +359,8 @@ def scatter(losses: Array, steps: Array) -> dict[str, float]:
     {'scatter': 0.01, 'late_fall': 0.004, 'rise': 0.0}
     """
     losses, steps = np.asarray(losses, np.float64), np.asarray(steps, np.float64)
+    if len(losses) < 8:
+        return {"scatter": float("nan"), "late_fall": float("nan"), "rise": 0.0}
     # Errors of a straight line through the neighbours, on whatever steps there are: those of a smooth curve are small.
     left, right = np.diff(steps)[:-1], np.diff(steps)[1:]
     share = left / (left + right)
