@@ -70,7 +70,7 @@ class Sweep(NamedTuple):
     """What one forward and backward sweep yields.
 
     Attributes:
-      costs: [T+1], cost(c_0) … cost(c_T).
+      costs: [T+1], cost(c_0) … cost(c_T), each where its weight is not zero, else 0: it is then not evaluated.
       carry: c_T.
       readout: stacked readouts, leading axis T.
       gradients: `Gradients`.
@@ -138,7 +138,7 @@ def length(tree: PyTree) -> int:
 
 
 def cost_gradient(program: Program, carry: PyTree, data: PyTree, weight: Array, costate: list[Array]) -> tuple[Array, Any]:
-    """cost(c) and λ + w ∇cost(c); a weight of zero costs no gradient."""
+    """cost(c) and λ + w ∇cost(c); with a weight of zero the cost is not evaluated, and given as 0."""
     floats, merge = _split(carry)
 
     def cost(leaves: list[Array]) -> Array:
@@ -149,7 +149,8 @@ def cost_gradient(program: Program, carry: PyTree, data: PyTree, weight: Array, 
         (gradient,) = pullback(weight.astype(value.dtype))
         return value, jax.tree.map(jnp.add, costate, gradient)
 
-    return jax.lax.cond(weight != 0, with_gradient, lambda leaves: (cost(leaves), costate), floats)
+    nothing = jnp.zeros((), jax.eval_shape(cost, floats).dtype)
+    return jax.lax.cond(weight != 0, with_gradient, lambda leaves: (nothing, costate), floats)
 
 
 def backward_step(program: Program, inputs: Inputs, carry: PyTree, costate: list[Array], shared_bar: PyTree, weight: Array):

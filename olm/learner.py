@@ -8,7 +8,8 @@ on the value chosen, which is why it is a setting that a run records.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from olm.errors import InputError
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 from olm.weighted import example_losses, weighted_gradient
 
-__all__ = ["batch_size", "check", "make_step", "order"]
+__all__ = ["batch_size", "check", "check_order", "make_step", "order", "reset_at"]
 
 
 def examples(tree: PyTree, name: str = "examples") -> int:
@@ -73,6 +74,82 @@ def order(key: Array, steps: int, n_examples: int, batch: int) -> Array:
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))
     shuffled = jax.vmap(lambda k: jax.random.permutation(k, n_examples))(keys)
     return shuffled.reshape(-1)[: steps * batch].reshape(steps, batch).astype(jnp.int32)
+
+
+def check_order(given: Array, steps: int, n_examples: int, batch: int) -> Array:
+    """An order of one's own as int32 [T, B].
+
+    Args:
+      given: which examples each step sees.
+      steps, n_examples, batch: T, N, B.
+
+    Returns:
+      The same numbers as a JAX array.
+
+    Raises:
+      InputError: for another shape, numbers that are not whole, or examples that do not exist.
+
+    >>> check_order([[0, 2], [1, 1]], 2, 3, 2).tolist()
+    [[0, 2], [1, 1]]
+    """
+    index = jnp.asarray(given)
+    if index.shape != (steps, batch) or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise InputError(
+            f"order has shape {index.shape}, dtype {index.dtype}: give whole numbers [{steps}, {batch}], a row of batch_size "
+            "examples for each step"
+        )
+    if not isinstance(index, jax.core.Tracer) and (int(index.min()) < 0 or int(index.max()) >= n_examples):
+        raise InputError(f"order names examples {int(index.min())} … {int(index.max())}: there are {n_examples}, from 0 on")
+    return index.astype(jnp.int32)
+
+
+class ResetState(NamedTuple):
+    """State of `reset_at`: steps taken so far, and the state of the optimiser inside."""
+
+    step: Array
+    inner: PyTree
+
+
+def reset_at(optimiser: optax.GradientTransformation, steps: Sequence[int]) -> optax.GradientTransformation:
+    """An optimiser that forgets its state (moments, counts) before the given steps, as between datasets.
+
+    Args:
+      optimiser: what is reset; a schedule of rates belongs outside, where its count goes on.
+      steps: before which steps of the run.
+
+    Returns:
+      A ``GradientTransformation``.
+
+    Raises:
+      InputError: for steps that are not whole numbers of at least 0.
+
+    >>> optimiser = reset_at(optax.trace(0.5), [2])
+    >>> state, seen = optimiser.init(jnp.zeros(())), []
+    >>> for _ in range(4):
+    ...     update, state = optimiser.update(jnp.ones(()), state)
+    ...     seen.append(float(update))
+    >>> seen
+    [1.0, 1.5, 1.0, 1.5]
+
+    Source: Ibrahim et al. 2024 (arXiv 2403.08763), section 5.2, where the optimiser starts anew for each dataset.
+    """
+    at = tuple(steps)
+    if not all(_whole(step) and step >= 0 for step in at):
+        raise InputError(f"reset_at(steps={list(at)}): give whole numbers of at least 0")
+
+    def init(params: PyTree) -> ResetState:
+        return ResetState(jnp.zeros((), jnp.int32), optimiser.init(params))
+
+    def update(updates: PyTree, state: ResetState, params: PyTree = None) -> tuple[PyTree, ResetState]:
+        inner = state.inner
+        if at:
+            fresh = optimiser.init(updates if params is None else params)
+            now = jnp.isin(state.step, jnp.asarray(at, jnp.int32))
+            inner = jax.tree.map(lambda new, old: jnp.where(now, new, old), fresh, inner)
+        updates, inner = optimiser.update(updates, inner, params)
+        return updates, ResetState(state.step + 1, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def check(task: Task, learner: Learner) -> None:

@@ -2,7 +2,8 @@
 
 `table` is the paper's policy, one weight for each step and example (Gu et al. 2024, section 2); `static` is the
 time-invariant case of PDS (Gu et al. 2025, section 2); `piecewise` lies between them; `scorer` replaces a table by a few
-numbers; `learning_rate` leaves the weights uniform and scales each step. A policy of one's own is a `Policy` of functions.
+numbers; `mixture` weighs whole datasets, `learning_rate` leaves the weights uniform and scales each step, `combined` does
+both. A policy of one's own is a `Policy` of functions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ from olm.records import load_arrays, load_meta, save_arrays
 from olm.simplex import broadcast_prefix
 from olm.types import Array, Box, Free, Policy, PyTree, Simplex, Task, Time
 
-__all__ = ["join", "learning_rate", "load", "loss_features", "piecewise", "save", "scorer", "split", "static", "table", "uniform"]
+__all__ = [
+    "combined",
+    "join",
+    "learning_rate",
+    "load",
+    "loss_features",
+    "mixture",
+    "piecewise",
+    "save",
+    "scorer",
+    "split",
+    "static",
+    "table",
+    "uniform",
+]
 
 
 @functools.cache
@@ -111,8 +126,7 @@ def piecewise(pieces: int = 8) -> Policy:
     >>> piecewise(2).weights(phi, Time(5, 8), jnp.arange(2), None).tolist()
     [0.0, 1.0]
     """
-    if not isinstance(pieces, int) or pieces < 1:
-        raise InputError(f"piecewise(pieces={pieces}): give a whole number of at least 1")
+    _whole_pieces("piecewise", pieces, 1)
 
     def init(steps: int, examples: int, batch: int) -> Array:
         return jnp.full((pieces, examples), 1 / examples)
@@ -169,31 +183,141 @@ def scorer() -> Policy:
 
 
 @functools.cache
-def learning_rate(upper: float = float("inf")) -> Policy:
-    """Uniform weights, and a factor φ[t] ∈ [0, upper] on the learner's update at every step.
+def mixture(sizes: tuple[int, ...], pieces: int = 1) -> Policy:
+    """The share of each dataset in a step's weight, constant over each of P equal stretches of the run.
+
+    The N examples are those of dataset 0, then of dataset 1, …; with c_d examples of dataset d in the step's batch,
+    γ_b = φ[p, d(b)] / c_d(b), p = ⌊tP/T⌋, divided by the sum over the datasets that the batch has. So a dataset weighs its share
+    whatever the number of its examples, and the share has a derivative. `olm.continual.plan` reads shares as numbers of
+    examples instead.
+
+    Args:
+      sizes: N_d, the number of examples of each dataset, in their order.
+      pieces: P ≥ 1.
+
+    Returns:
+      A `Policy` with φ [P, datasets], rows on the simplex, at first N_d / N: uniform weights where a batch has as much of each.
+
+    Raises:
+      InputError: for fewer than two datasets, an empty one, or P below 1.
+
+    Source: Xie et al. 2023 (DoReMi, arXiv 2305.10429), section 2, weighs domains in this way.
+
+    >>> phi = jnp.array([[0.2, 0.8]])
+    >>> mixture((4, 6)).weights(phi, Time(0, 1), jnp.array([0, 5, 9]), None).round(2).tolist()
+    [0.2, 0.4, 0.4]
+    """
+    sizes = tuple(sizes)
+    if len(sizes) < 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise InputError(f"mixture(sizes={sizes}): give the number of examples of each of two datasets or more")
+    _whole_pieces("mixture", pieces, 1)
+    ends = tuple(sum(sizes[: place + 1]) for place in range(len(sizes)))
+
+    def init(steps: int, examples: int, batch: int) -> Array:
+        if examples != ends[-1]:
+            raise InputError(f"mixture(sizes={sizes}): the datasets have {ends[-1]} examples, the task has {examples}")
+        return jnp.broadcast_to(jnp.asarray(sizes, jnp.result_type(float)) / ends[-1], (pieces, len(sizes)))
+
+    def weights(phi_t: Array, t: Time, index: Array, features: PyTree) -> Array:
+        shares = phi_t[t.step * pieces // t.steps]
+        of = jnp.searchsorted(jnp.asarray(ends), index, side="right")
+        counts = jnp.bincount(of, length=len(sizes))
+        each = shares[of] / counts[of]
+        total = jnp.sum(each)
+        return each / jnp.where(total > 0, total, 1)
+
+    return Policy("mixture", init, weights, False, Simplex(), config=(("sizes", sizes), ("pieces", pieces)))
+
+
+def _whole_pieces(name: str, pieces: object, least: int) -> None:
+    if not isinstance(pieces, int) or isinstance(pieces, bool) or pieces < least:
+        raise InputError(f"{name}(pieces={pieces}): give a whole number of at least {least}")
+
+
+@functools.cache
+def learning_rate(upper: float = float("inf"), pieces: int | None = None) -> Policy:
+    """Uniform weights, and a factor in [0, upper] on the learner's update at every step.
+
+    ``pieces=None``: φ[t] is the factor of step t. ``pieces=P``: φ [P+1] are its values at both ends of P equal stretches of the
+    run, linear in between, step t at place P·t/(T−1). ``pieces=0``: one factor for the whole run, the peak of the learner's own
+    schedule. A schedule becomes a policy by `olm.schedules.rates`, with a learner of rate 1.
 
     Args:
       upper: the largest factor.
+      pieces: None, or P ≥ 0.
 
     Returns:
-      A `Policy` with φ [T], 1 at first, or ``upper`` if that is less.
+      A `Policy` with φ [T] or [P+1], 1 at first, or ``upper`` if that is less.
 
     Raises:
-      InputError: for an upper bound that is not positive.
+      InputError: for an upper bound that is not positive, or P below 0.
 
     >>> learning_rate().init(3, 4, 4).tolist()
     [1.0, 1.0, 1.0]
+    >>> float(learning_rate(pieces=2).rate(jnp.array([1.0, 0.5, 0.0]), Time(3, 5)))
+    0.25
     """
     if not upper > 0:
         raise InputError(f"learning_rate(upper={upper}): give a positive bound")
+    if pieces is not None:
+        _whole_pieces("learning_rate", pieces, 0)
+
+    def knots(phi: Array, t: Time) -> Array:
+        if not pieces:
+            return phi[0]
+        place = jnp.asarray(t.step, phi.dtype) * pieces / max(t.steps - 1, 1)
+        left = jnp.clip(place.astype(jnp.int32), 0, pieces - 1)
+        return phi[left] + (place - left) * (phi[left + 1] - phi[left])
+
     return Policy(
         "learning_rate",
-        lambda steps, examples, batch: jnp.full(steps, min(1.0, upper)),
+        lambda steps, examples, batch: jnp.full(steps if pieces is None else pieces + 1, min(1.0, upper)),
         uniform().weights,
-        True,
+        pieces is None,
         Box(0.0, upper),
-        rate=lambda phi_t, t: phi_t,
-        config=(("upper", upper),),
+        rate=(lambda phi_t, t: phi_t) if pieces is None else knots,
+        config=(("upper", upper),) if pieces is None else (("upper", upper), ("pieces", pieces)),
+    )
+
+
+@functools.cache
+def combined(weights: Policy | tuple[Any, ...], rate: Policy | tuple[Any, ...]) -> Policy:
+    """The weights of one policy with the rate of another, both searched at once: φ = (φ_weights, φ_rate).
+
+    Args:
+      weights: a policy of examples, such as `mixture`; or its (name, config).
+      rate: a policy with a rate, such as `learning_rate`; or its (name, config).
+
+    Returns:
+      A `Policy`.
+
+    Raises:
+      InputError: when ``weights`` changes the rate as well, or ``rate`` does not.
+
+    >>> policy = combined(mixture((4, 6)), learning_rate(pieces=2))
+    >>> shares, factors = policy.init(100, 10, 5)
+    >>> shares.shape, factors.shape
+    ((1, 2), (3,))
+    """
+    of, by = (one if isinstance(one, Policy) else named(one[0], dict(one[1])) for one in (weights, rate))
+    if of.rate is not None or by.rate is None:
+        raise InputError(
+            f"combined({of.name}, {by.name}): give a policy of weights and then one of rates, such as learning_rate()"
+        )
+    rated = by.rate
+
+    def described(policy: Policy) -> tuple[Any, ...]:
+        return policy.name, policy.config
+
+    return Policy(
+        "combined",
+        lambda steps, examples, batch: (of.init(steps, examples, batch), by.init(steps, examples, batch)),
+        lambda phi_t, t, index, features: of.weights(phi_t[0], t, index, features),
+        (of.stepwise, by.stepwise),
+        (of.feasible, by.feasible),
+        rate=lambda phi_t, t: rated(phi_t[1], t),
+        features=of.features,
+        config=(("weights", described(of)), ("rate", described(by))),
     )
 
 
@@ -274,7 +398,12 @@ def load(path: str | Path, resolve: Callable[[object, Any, str], Policy] | None 
     return policy, phi if jax.tree.leaves(phi) else ()
 
 
-NAMES = ("uniform", "table", "static", "piecewise", "scorer", "learning_rate")
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples all the way down, which is what a policy's arguments are."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+NAMES = ("uniform", "table", "static", "piecewise", "scorer", "mixture", "learning_rate", "combined")
 
 
 def named(name: object, config: Any = None, where: str = "", more: Mapping[str, Callable[..., Policy]] | None = None) -> Policy:
@@ -299,6 +428,6 @@ def named(name: object, config: Any = None, where: str = "", more: Mapping[str, 
     if not isinstance(name, str) or name not in known:
         raise InputError(f"{where}unknown policy {name!r}: choose one of {', '.join(known)}")
     try:
-        return known[name](**(config or {}))
+        return known[name](**{key: _tuples(value) for key, value in (config or {}).items()})
     except TypeError as error:
         raise InputError(f"{where}policy {name}: {error}") from None

@@ -9,6 +9,7 @@ for any other optimiser the same through the vjp of its update.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,18 @@ def check_setting(task: Task, learner: Learner, policy: Policy) -> None:
     check_kinds(**{"learner.optimiser": (learner.optimiser, optax.GradientTransformation)})
 
 
-def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int, key: Array, **held_out: PyTree):
+def inputs(
+    task: Task,
+    learner: Learner,
+    policy: Policy,
+    phi: PyTree,
+    steps: int,
+    key: Array,
+    *,
+    order: Array | None = None,
+    params: PyTree = None,
+    **held_out: PyTree,
+):
     """Check everything, then (`Inputs`, first carry) of a run; ``held_out`` samples are watched along it."""
     check_whole("steps", steps, least=1)
     check_setting(task, learner, policy)
@@ -129,11 +141,24 @@ def inputs(task: Task, learner: Learner, policy: Policy, phi: PyTree, steps: int
     batch = learners.batch_size(learner, n_examples)
     check_phi(policy, phi, steps, n_examples, batch)
     key_init, key_order = jax.random.split(key)
-    params = task.init(key_init)
-    index = learners.order(key_order, steps, n_examples, batch) if batch < n_examples else None  # all N have no order
+    if params is None:
+        params = task.init(key_init)
+    else:
+        _check_params(task, params)
+    if order is not None:
+        index = learners.check_order(order, steps, n_examples, batch)
+    else:
+        index = learners.order(key_order, steps, n_examples, batch) if batch < n_examples else None  # all N have no order
     shared, rows = split(policy, phi)
     data = {"train": task.train, "target": task.target, **held_out}
     return Inputs(shared, rows, (jnp.arange(steps, dtype=jnp.int32), index), data), (params, learner.optimiser.init(params))
+
+
+def _check_params(task: Task, params: PyTree) -> None:
+    expected = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, expected)]
+    if len({jax.tree.structure(tree) for tree in (params, expected)}) > 1 or shapes[0] != shapes[1]:
+        raise InputError(f"params have shapes {shapes[0]}: task.init gives {shapes[1]}; start from parameters of the same model")
 
 
 @functools.partial(jax.jit, static_argnames=("program", "adjoint"))
@@ -142,6 +167,26 @@ def _run(program: Program, adjoint: Adjoint, inputs: Inputs, carry: PyTree):
     first = {name: program.readout(carry, carry, inputs.data)[name] for name in seen if name != "step_lengths"}
     curves = {name: jnp.concatenate([first[name][None], seen[name]]) for name in first}
     return costs, last, seen["step_lengths"], curves
+
+
+@functools.partial(jax.jit, static_argnames="loop")
+def _stretch(loop: Program, arguments: Inputs, carry: PyTree) -> PyTree:
+    return adjoints.advance(loop, arguments, carry, tape=False, readout=False)[0]
+
+
+def walk(loop: Program, arguments: Inputs, carry: PyTree, points: Iterable[int], done: int = 0) -> Iterator[tuple[int, PyTree]]:
+    """Run the loop from step ``done`` on, stopping at ``points`` (increasing) to yield (steps done, carry).
+
+    For who wants to look at a run, or to save it, at some of its steps only; a stretch of a new length is compiled once.
+    """
+    for point in points:
+        part = slice(done, point)
+        here = arguments._replace(
+            rows=jax.tree.map(lambda x, part=part: x[part], arguments.rows),
+            aux=jax.tree.map(lambda x, part=part: x[part], arguments.aux),
+        )
+        carry, done = _stretch(loop, here, carry) if point > done else carry, point
+        yield point, carry
 
 
 def train(
@@ -153,6 +198,8 @@ def train(
     steps: int,
     key: Array,
     adjoint: Adjoint | None = None,
+    order: Array | None = None,
+    params: PyTree = None,
 ) -> Curve:
     """Train with a policy: θ_{t+1} = θ_t + r_t u(Σ_n γ[n,t] ∇ℓ_n(θ_t)) for t = 0 … T−1.
 
@@ -163,6 +210,8 @@ def train(
       steps: T ≥ 1.
       key: split into initialisation and order of examples.
       adjoint: how a derivative in ``phi`` is computed; None: `olm.adjoint.segmented`.
+      order: [T, B], which examples each step sees; None: shuffled epochs by the key.
+      params: θ_0, the end of an earlier run say; None: ``task.init``.
 
     Returns:
       A `Curve`: losses in nats at θ_0 … θ_T. Reverse mode reaches ``phi`` and θ_0 through ``target`` and ``params``
@@ -181,7 +230,7 @@ def train(
     """
     adjoint = adjoint or adjoints.segmented()
     check_kinds(adjoint=(adjoint, Adjoint), task=(task, Task))
-    arguments, carry = inputs(task, learner, policy, phi, steps, key, test=task.test)
+    arguments, carry = inputs(task, learner, policy, phi, steps, key, order=order, params=params, test=task.test)
     loop = program(task, learner, policy, steps)
     costs, (params, _), lengths, curves = _run(loop, adjoint, arguments, carry)
     return Curve(costs, curves.get("test"), lengths, params)
@@ -212,11 +261,13 @@ def policy_gradient(
     key: Array,
     objective: Objective | None = None,
     adjoint: Adjoint | None = None,
+    order: Array | None = None,
+    params: PyTree = None,
 ) -> tuple[Array, PyTree]:
     """The objective of a whole training run and its exact gradient with respect to the policy.
 
     Args:
-      task, learner, policy, phi, steps, key: as for `train`; the test set is not touched.
+      task, learner, policy, phi, steps, key, order, params: as for `train`; the test set is not touched.
       objective: `olm.objective.area` (default), ``final`` or ``weighted``.
       adjoint: None: `olm.adjoint.segmented`.
 
@@ -237,7 +288,7 @@ def policy_gradient(
     """
     objective, adjoint = objective or area(), adjoint or adjoints.segmented()
     check_kinds(objective=(objective, Objective), adjoint=(adjoint, Adjoint))
-    arguments, carry = inputs(task, learner, policy, phi, steps, key)
+    arguments, carry = inputs(task, learner, policy, phi, steps, key, order=order, params=params)
     loop = program(task, learner, policy, steps)
     result = sweep(loop, adjoint, arguments, carry, objective, steps)
     value = jnp.dot(jnp.asarray(objective.weights(steps), result.costs.dtype), result.costs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -248,6 +249,36 @@ def windows(documents: Iterable[Sequence[int]], length: int) -> Windows:
         row[: len(piece)] = piece
     sizes = np.array([len(piece) for piece in pieces], int).reshape(-1, 1)
     return Windows(tokens, np.arange(1, length + 1) < sizes)
+
+
+def packed(documents: Iterable[Sequence[int]], length: int, separator: Sequence[int] = ()) -> np.ndarray:
+    """Cuts all documents as one stream into windows of L+1 tokens, nothing padded.
+
+    Neighbours share one token, so that every token of the stream but the first is a label once. The tail that fills no window is
+    dropped.
+
+    Args:
+      documents: lists of ids.
+      length: L, labels of a window.
+      separator: ids behind each document.
+
+    Returns:
+      [N, L+1] int32, in the order of the stream.
+
+    Raises:
+      InputError: a length below 1, a stream of fewer than L+1 tokens.
+
+    Example:
+      >>> packed([[5, 6, 7], [8]], 2, separator=[2]).tolist()
+      [[5, 6, 7], [7, 2, 8]]
+    """
+    if length < 1:
+        raise InputError(f"length must be at least 1, not {length}")
+    stream = np.fromiter(chain.from_iterable(chain(ids, separator) for ids in documents), np.int32)
+    n = (len(stream) - 1) // length
+    if n < 1:
+        raise InputError(f"{len(stream)} tokens fill no window of {length + 1}: shorten the length, or give more text")
+    return stream[np.arange(n)[:, None] * length + np.arange(length + 1)]
 
 
 def choose(cut: Windows, n: int, seed: int, name: str) -> Windows:

@@ -27,9 +27,9 @@ from olm.records import Run, fingerprint
 from olm.search.guard import Targets, convincing, targets
 from olm.search.methods import Method, mirror_descent
 from olm.search.results import sampled_weights, write_results
-from olm.search.solution import Solution, compare
+from olm.search.solution import Solution, compare, compare_at
 from olm.simplex import check_feasible, effective_sample_size, map_constraints
-from olm.train import check_setting, inputs, program, sweep, train, uniform_phi
+from olm.train import Curve, check_setting, inputs, program, sweep, train, uniform_phi, walk
 from olm.types import Learner, Policy, PyTree, Simplex, Task
 
 __all__ = ["find_policy"]
@@ -128,6 +128,9 @@ def find_policy(
     patience: int | None = None,
     adjoint: Adjoint | None = None,
     phi: PyTree = None,
+    order: Any = None,
+    params: PyTree = None,
+    curves: bool = True,
     run_dir: str | Path | Run | Callable[[], Run] | None = None,
     resume: bool = False,
     save_every: float = 20.0,
@@ -148,6 +151,10 @@ def find_policy(
       patience: stop when validation has not improved for so many evaluations; None: spend them all.
       adjoint: None: `olm.adjoint.segmented`.
       phi: where to start; None: uniform weights.
+      order: [T, B], which examples each step sees; None: shuffled epochs by the key.
+      params: θ_0; None: ``task.init``.
+      curves: False: measure the runs that decide and the two curves at the steps alone that the objective looks at, which spares
+        most of their time where it looks at few; what takes whole curves (area, acceleration) is then None.
       run_dir: a folder for metrics, state, policy, parameters and summary; or an open `olm.records.Run`, or a function that opens
         one and is called once the input has been checked (either is left open, and what state it holds is continued as it is:
         compare settings where it is opened); None: nothing is written.
@@ -192,7 +199,8 @@ def find_policy(
     # A weak type, as jnp.full of a Python number has, would have every program compiled once more after the first step.
     start = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), start)
     # Everything that can be wrong with the input is found here, before a folder is touched.
-    arguments, carry = inputs(task, learner, policy, start, steps, key_train)
+    fixed = {"order": order, "params": params}
+    arguments, carry = inputs(task, learner, policy, start, steps, key_train, **fixed)
     if not jax.tree.leaves(start):
         raise InputError(f"policy {policy.name} has no parameters to search: choose another, for example olm.policy.table()")
     check_feasible(policy.feasible, start, "phi")
@@ -221,12 +229,14 @@ def find_policy(
             "start_params": fingerprint(carry[0]),
             "optimiser_trial": _optimiser_trial(learner, carry),
             "objective_weights": fingerprint(weights),
+            **({} if curves else {"curves": False}),
             "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
             "data": fingerprint((task.train, task.target, task.test)),
+            **({} if order is None else {"order": fingerprint(np.asarray(order))}),
         }
 
     run = _open(run_dir, settings, resume)
-    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start)
+    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start, fixed, curves)
     try:
         return search.run(run, evaluations, patience, save_every, progress)
     finally:
@@ -274,11 +284,16 @@ class _Search(NamedTuple):
     steps: int
     key: Any
     start: PyTree
+    fixed: dict[str, Any]
+    """The order of examples and θ_0, where they are given."""
+    curves: bool
 
     def evaluate(self, phi: PyTree, number: int) -> _Evaluation:
         """One training run and its adjoint; ``number`` picks the target draw."""
         task = self.task._replace(target=self.sample.sample(self.task, number))
-        arguments, carry = inputs(task, self.learner, self.policy, phi, self.steps, self.key, validation=self.sample.validation)
+        arguments, carry = inputs(
+            task, self.learner, self.policy, phi, self.steps, self.key, **self.fixed, validation=self.sample.validation
+        )
         loop = program(task, self.learner, self.policy, self.steps)
         result = sweep(loop, self.adjoint, arguments, carry, self.objective, self.steps)
         weights = self.objective.weights(self.steps)
@@ -297,10 +312,37 @@ class _Search(NamedTuple):
         weights = jnp.asarray(self.objective.weights(self.steps)[1:], losses_TxK.dtype)
         return np.asarray(weights @ losses_TxK, np.float64)
 
+    @property
+    def looks(self) -> np.ndarray | None:
+        """The steps that the objective looks at, where runs are measured there alone; else None."""
+        return None if self.curves else np.flatnonzero(self.objective.weights(self.steps))
+
+    def measured(self, phi: PyTree, looks: np.ndarray) -> tuple[np.ndarray, Curve]:
+        """A run measured where the objective looks: [K] the examples' objectives, and its curve, NaN at the other steps."""
+        sample = self.sample.validation if self.sample.validation is not None else self.sample.fixed
+        arguments, carry = inputs(
+            self.task, self.learner, self.policy, phi, self.steps, self.key, **self.fixed, test=self.task.test, sample=sample
+        )
+        loop, weights = program(self.task, self.learner, self.policy, self.steps), self.objective.weights(self.steps)
+        curves = {name: np.full(self.steps + 1, np.nan) for name in ("target", "test")}
+        objectives: Any = 0.0
+        for step, carry in walk(loop, arguments, carry, map(int, looks)):  # noqa: PLR1704, B020
+            seen = _losses(loop, carry, arguments.data)
+            objectives = objectives + weights[step] * np.asarray(seen["sample"], np.float64)
+            for name in curves.keys() & seen.keys():
+                curves[name][step] = float(seen[name])
+        _, carry = next(walk(loop, arguments, carry, [self.steps], int(looks[-1])))
+        test = jnp.asarray(curves["test"]) if self.task.test is not None else None
+        return objectives, Curve(jnp.asarray(curves["target"]), test, jnp.full(self.steps, jnp.nan), carry[0])
+
     def watched(self, phi: PyTree) -> np.ndarray:
         """[K] what decides for φ without a gradient: the validation examples' objectives, or of the fixed target set."""
+        if (looks := self.looks) is not None:
+            return self.measured(phi, looks)[0]
         sample = self.sample.validation if self.sample.validation is not None else self.sample.fixed
-        arguments, carry = inputs(self.task, self.learner, self.policy, phi, self.steps, self.key, validation=sample)
+        arguments, carry = inputs(
+            self.task, self.learner, self.policy, phi, self.steps, self.key, **self.fixed, validation=sample
+        )
         loop = program(self.task, self.learner, self.policy, self.steps)
         return self.areas(_forward(loop, arguments, carry)["validation"])
 
@@ -425,13 +467,23 @@ class _Search(NamedTuple):
                 message += f"; nothing found beats the start{more}, so the start is returned"
         else:
             phi, best = self.start, 0
-        curves = [train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key) for p in (self.start, phi)]
-        measures = compare(curves[0], curves[1], self.task.alphabet)
+        looks = self.looks
+        if looks is not None:
+            curves = [self.measured(p, looks)[1] for p in (self.start, phi)]
+            measures = compare_at(curves[0], curves[1], self.objective.weights(self.steps))
+        else:
+            curves = [
+                train(self.task, self.learner, self.policy, p, steps=self.steps, key=self.key, **self.fixed)
+                for p in (self.start, phi)
+            ]
+            measures = compare(curves[0], curves[1], self.task.alphabet)
         return Solution(self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures)
 
     def write(self, run: Run, solution: Solution) -> None:
         """The run folder's results: policy, parameters, curves, a sample of the weights, summary."""
-        weights = sampled_weights(self.task, self.learner, self.policy, solution.phi, steps=self.steps, key=self.key)
+        weights = sampled_weights(
+            self.task, self.learner, self.policy, solution.phi, steps=self.steps, key=self.key, order=self.fixed["order"]
+        )
         write_results(run, self.policy, solution.phi, solution.baseline, solution.curve, weights, solution.summary())
 
 
@@ -440,6 +492,14 @@ def _read_book(run: Run, meta: Mapping[str, Any]) -> _Book:
     if not isinstance(book, dict) or set(book) != set(_Book._fields):
         raise InputError(f"{run.path}/state.npz is not the state of a search of this version of olm: start in another folder")
     return _Book(**book)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _losses(program: Any, carry: PyTree, data: PyTree) -> dict[str, Any]:
+    """The losses of θ_t: of each example of ``sample``, and the means of the target and the test set."""
+    seen = program.readout(carry, carry, {"validation": data["sample"], "test": data.get("test")})
+    seen = {"sample": seen["validation"], "target": program.cost(carry, data), **{k: seen[k] for k in ("test",) if k in seen}}
+    return seen
 
 
 @functools.partial(jax.jit, static_argnames="program")

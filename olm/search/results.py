@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from olm import policy as policies
-from olm.learner import batch_size, examples, order
+from olm.learner import batch_size, examples
+from olm.learner import order as shuffled
 from olm.policy import join, split
 from olm.records import Run, versions
 from olm.records.files import explained
@@ -21,13 +22,22 @@ __all__ = ["sampled_weights", "write_results"]
 
 
 def sampled_weights(
-    task: Task, learner: Learner, policy: Policy, phi: PyTree, *, steps: int, key: Array, most: int = 512
+    task: Task,
+    learner: Learner,
+    policy: Policy,
+    phi: PyTree,
+    *,
+    steps: int,
+    key: Array,
+    most: int = 512,
+    order: Array | None = None,
 ) -> dict[str, Array]:
     """The weights γ[n,t] at some steps of some examples, where they are a function of φ and time alone.
 
     Args:
       task, learner, policy, phi, steps, key: as for `olm.train`.
       most: at most so many steps and so many examples, evenly spaced.
+      order: as for `olm.train`.
 
     Returns:
       ``weights`` [steps, examples] of those sampled, ``weights_steps`` and ``weights_examples`` (which they are: positions
@@ -47,8 +57,10 @@ def sampled_weights(
     batch = batch_size(learner, n_examples)
     at = np.unique(np.linspace(0, steps - 1, min(most, steps)).astype(int))
     index = jnp.broadcast_to(jnp.arange(n_examples), (steps, n_examples))
-    if batch < n_examples:
-        index = order(jax.random.split(key)[1], steps, n_examples, batch)
+    if order is not None:
+        index = jnp.asarray(order)
+    elif batch < n_examples:
+        index = shuffled(jax.random.split(key)[1], steps, n_examples, batch)
     shared, rows = split(policy, phi)
     columns = np.unique(np.linspace(0, batch - 1, min(most, batch)).astype(int))
 

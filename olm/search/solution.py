@@ -59,6 +59,35 @@ def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True)
     }
 
 
+def compare_at(baseline: Curve, found: Curve, weights: Any) -> dict[str, Any]:
+    """`compare` for curves that were measured at the objective's own steps alone.
+
+    Args:
+      baseline, found: curves, NaN at the other steps.
+      weights: [T+1], those of the objective.
+
+    Returns:
+      A dict like that of `compare`, with ``objective`` and ``objective_ratio``; None for what takes whole curves.
+
+    No example: needs two trained curves; see `olm.find_policy`.
+    """
+    on_test = baseline.test is not None and found.test is not None
+    at = np.flatnonzero(weights)
+    sides = {"baseline": baseline, "found": found}
+    losses = {side: np.asarray(c.test if on_test else c.target, np.float64) for side, c in sides.items()}
+    objective = {side: float(np.asarray(weights)[at] @ x[at]) for side, x in losses.items()}
+    final = {side: float(x[at[-1]]) for side, x in losses.items()}
+    whole = ("acceleration", "acceleration_first", "acceleration_least", "area_ratio", "step_length_ratio")
+    return {
+        "measured_on": "test" if on_test else "target",
+        "objective": objective,
+        "objective_ratio": objective["found"] / objective["baseline"],
+        "final": final,
+        "final_ratio": final["found"] / final["baseline"],
+        **dict.fromkeys(whole),
+    }
+
+
 def above_entropy(measures: Mapping[str, Any], entropy: float | None) -> dict[str, float]:
     """The ratio of the areas above the loss that no model can beat, (J_found − h) / (J_baseline − h).
 
@@ -91,7 +120,7 @@ class Solution:
       message: why it ended, one line.
       best_evaluation: which evaluation's policy this is; 0: the start; one more than there are: the step after the last.
       alphabet: |V| of the task.
-      measures: `compare` of the two curves.
+      measures: `compare` of the two curves, or `compare_at` where they were measured at few steps.
     """
 
     policy: Policy
@@ -139,7 +168,7 @@ class Solution:
         """Everything of a solution that is a number or a line, as written to ``summary.json``."""
         return {
             **self.measures,
-            "on_target": compare(self.baseline, self.curve, self.alphabet, held_out=False),
+            **({} if "objective_ratio" in self.measures else {"on_target": self._on_target()}),
             "alphabet": self.alphabet,
             "policy": self.policy.name,
             "evaluations": len(self.history),
@@ -148,6 +177,9 @@ class Solution:
             "message": self.message,
             "seconds": float(sum(row["seconds"] for row in self.history)),
         }
+
+    def _on_target(self) -> dict[str, Any]:
+        return compare(self.baseline, self.curve, self.alphabet, held_out=False)
 
     def save(self, path: str | Path) -> Path:
         """Write policy and parameters to one ``.npz``; `olm.policy.load` reads those of `olm.policy`'s own classes.

@@ -1,0 +1,561 @@
+"""Continual pre-training on two cores: the tables of Ibrahim et al. 2024 (arXiv 2403.08763), and a searched schedule.
+
+A transformer is trained on one dataset and continues on a second: generated languages of known entropy (weak shift: other
+topics of one grammar; strong: another grammar over the same ids) in two sizes, nine times apart, and the Python standard
+library's own files (weak: docstrings of one half of the files, then of the other; strong: docstrings, then source without
+docstrings and comments). Every number is a mean over the evaluations in a run's last 100 steps, on held-out windows; what is
+chosen (a replay share, a point of a grid) is chosen on other held-out windows. Presets are in LOG.md.
+
+Sections: ``replay`` (shares, union, scratch), ``rates`` (constant η_min, peaks), ``warmup``, ``same`` (re-warming on the same
+data), ``infinite`` (three datasets), ``ties``, ``search`` (share and rate by the policy gradient, against a grid). Every run is a
+file below --cells once it is done, so that an interrupted benchmark goes on, and two processes may share the work:
+
+    python benchmarks/continual.py --shifts weak & python benchmarks/continual.py --shifts strong; wait
+    python benchmarks/continual.py            # reads what is there, runs what is not, writes results/continual.json
+    python benchmarks/continual.py --quick    # tiny sizes, all sections
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _bench
+import jax
+import numpy as np
+
+from olm import schedules
+from olm.continual.experiment import Trajectory, measure, train_sequence
+from olm.continual.merge import ties
+from olm.continual.plan import Plan, plan, union
+from olm.continual.search import find_schedule
+from olm.models.transformer import TransformerConfig
+from olm.records import load_arrays, save_arrays, write_json
+from olm.scaling.steps import over_seeds
+from olm.tasks import sequence
+
+SECTIONS = ("replay", "rates", "warmup", "same", "infinite", "ties", "search")
+REPLAY = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
+WARMUPS = (0.0, 0.005, 0.01, 0.02)
+PEAKS = (0.5, 1.0, 2.0)  # times the preset's
+GRID = [(share, factor) for share in REPLAY for factor in (0.5, 1.0, 2.0, 4.0)]
+PUBLISHED = {"weak": 0.05, "strong": 0.25}  # the paper's advice
+WEIGHT_OLD = 0.5
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model with the peak learning rate that suits it."""
+
+    width: int
+    layers: int
+    peak: float
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a table depends on."""
+
+    steps: int = 750
+    batch: int = 16
+    length: int = 32
+    vocabulary: int = 256
+    validation: int = 64
+    test: int = 128
+    floor: float = 0.1  # of the peak
+    warmup: float = 0.01
+    evaluate_every: int = 100
+    last: int = 100
+    evaluations: int = 7
+    pieces: int = 8
+    sizes: tuple[tuple[str, Size], ...] = (("small", Size(32, 2, 1e-2)), ("large", Size(96, 3, 3e-3)))
+
+
+FULL = Preset()
+QUICK = Preset(
+    steps=20, batch=8, length=16, vocabulary=128, validation=8, test=8, evaluate_every=20, last=10, evaluations=2, pieces=2,
+    sizes=(("small", Size(8, 1, 1e-2)), ("large", Size(24, 1, 1e-2))),
+)  # fmt: skip
+
+
+class Bench:
+    """One (source, shift, size, seed): its data, model and finished runs."""
+
+    def __init__(self, preset: Preset, folder: Path, source: str, shift: str, size: str, seed: int):
+        self.preset, self.source, self.shift, self.seed, self.size = preset, source, shift, seed, size
+        self.folder = folder / source / shift / size / f"seed-{seed}"
+        self.shape = dict(preset.sizes)[size]
+
+    @functools.cached_property
+    def data(self) -> tuple[sequence.Dataset, ...]:
+        p = self.preset
+        if self.source == "library":
+            return _library(self.shift, p)
+        rows = [2 * p.steps * p.batch] * 3
+        return sequence.stories(
+            self.shift,
+            self.seed,
+            rows=rows,
+            datasets=3,
+            length=p.length,
+            vocabulary=p.vocabulary,
+            validation=p.validation,
+            test=p.test,
+        )
+
+    @functools.cached_property
+    def pair(self) -> tuple[sequence.Dataset, ...]:
+        return self.data[:2]
+
+    @property
+    def model(self) -> TransformerConfig:
+        return TransformerConfig(
+            self.data[0].vocabulary, self.preset.length, self.shape.width, self.shape.layers, 4, score_scale="head", init="gpt2"
+        )
+
+    def rates(self, schedule: Any, steps: int) -> np.ndarray:
+        return np.asarray(schedules.rates(schedule, steps), np.float64)
+
+    def rewarmed(self, factor: float = 1.0, warmup: float | None = None) -> Any:
+        """The schedule of the second dataset of a re-warmed sequence: from η_min to the peak and back."""
+        p, peak = self.preset, self.shape.peak
+        floor = p.floor * peak
+        warm = round((p.warmup if warmup is None else warmup) * p.steps)
+        return schedules.warmup_cosine(factor * peak, floor, p.steps, warm, start=floor)
+
+    def first(self) -> Any:
+        p, peak = self.preset, self.shape.peak
+        return schedules.warmup_cosine(peak, p.floor * peak, p.steps, round(p.warmup * p.steps))
+
+    def train(self, data: Any, made: Plan, params: Any = None) -> Trajectory:
+        p = self.preset
+        key = jax.random.key(1000 + self.seed)
+        return train_sequence(data, self.model, made, key=key, params=params, evaluate_every=p.evaluate_every, last=p.last)
+
+    def cell(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A finished run from its file, or run now and written to it."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            begun = time.monotonic()
+            found = run()
+            write_json(path, {**found, "seconds": time.monotonic() - begun, "commit": _bench.environment()["commit"]})
+            print(
+                f"{self.source} {self.shift} {self.size} seed {self.seed}: {name}, {time.monotonic() - begun:.1f} s", flush=True
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    @functools.cached_property
+    def before(self) -> Any:
+        """The model after the first dataset, and its losses on all of them."""
+        path = self.folder / "first.npz"
+
+        def run() -> dict[str, Any]:
+            made = plan(
+                self.pair[:1], [self.preset.steps], self.rates(self.first(), self.preset.steps), batch_size=self.preset.batch
+            )
+            found = self.train(self.pair[:1], made)
+            save_arrays(path, found.params)
+            losses = measure(found.params, self.pair, self.model)
+            own = {part: float(x[-1][0]) for part, x in found.final.items()}
+            return {"losses": {part: [own[part], losses[part][self.pair[1].name]] for part in losses}}
+
+        losses = self.cell("first", run)["losses"]
+        return jax.tree.map(jax.numpy.asarray, load_arrays(path)), losses
+
+    def result(self, found: Trajectory) -> dict[str, Any]:
+        return {
+            "final": {part: found.final[part][-1].tolist() for part in ("validation", "test")},
+            "curve": [[row["step"], *row["test"].values()] for row in found.rows],
+            "share": list(found.account[-1]["share"].values()),
+        }
+
+    def continued(self, name: str, replay: float, schedule: Any) -> dict[str, Any]:
+        """The second dataset from the model after the first."""
+
+        def run() -> dict[str, Any]:
+            rates = self.rates(schedule, self.preset.steps)
+            made = plan(self.pair, [self.preset.steps], rates, batch_size=self.preset.batch, replay=replay, first=1)
+            return self.result(self.train(self.pair, made, self.before[0]))
+
+        return self.cell(name, run)
+
+    def replayed(self, share: float, factor: float = 1.0) -> dict[str, Any]:
+        return self.continued(f"replay {share:g}, peak × {factor:g}", share, self.rewarmed(factor))
+
+    def scratch(self) -> dict[str, Any]:
+        """The second dataset alone, from the same start as the first."""
+        path = self.folder / "scratch.npz"
+
+        def run() -> dict[str, Any]:
+            made = plan(
+                self.pair[1:], [self.preset.steps], self.rates(self.first(), self.preset.steps), batch_size=self.preset.batch
+            )
+            found = self.train(self.pair[1:], made)
+            save_arrays(path, found.params)
+            old = measure(found.params, self.pair[:1], self.model)
+            name = self.pair[0].name
+            return {"final": {part: [old[part][name], float(found.final[part][-1][0])] for part in old}, "share": [0.0, 1.0]}
+
+        return self.cell("scratch", run)
+
+    def union(self) -> dict[str, Any]:
+        """Both datasets at once, from the start, for twice the steps."""
+
+        def run() -> dict[str, Any]:
+            p, steps = self.preset, 2 * self.preset.steps
+            schedule = schedules.warmup_cosine(self.shape.peak, p.floor * self.shape.peak, steps, round(p.warmup * steps))
+            made = union(self.pair, [p.steps, p.steps], self.rates(schedule, steps), batch_size=p.batch)
+            return self.result(self.train(self.pair, made))
+
+        return self.cell("union", run)
+
+    def infinite(self, kind: str) -> dict[str, Any]:
+        """Three datasets, with the published replay share: re-warmed cosines or one schedule that never re-warms."""
+
+        def run() -> dict[str, Any]:
+            p, peak = self.preset, self.shape.peak
+            total, floor = 3 * p.steps, p.floor * peak
+            if kind == "re-warmed":
+                schedule = schedules.rewarmed(peak, floor, [p.steps] * 3, p.warmup)
+            else:
+                schedule = schedules.infinite(
+                    peak, 0.55 * peak, floor, warmup=round(p.warmup * p.steps), cooldown=round(0.6 * p.steps), steps=total,
+                    anneal=p.steps // 2, shape=kind,
+                )  # fmt: skip
+            replay = [0.0, PUBLISHED[self.shift], PUBLISHED[self.shift]]
+            made = plan(self.data, [p.steps] * 3, self.rates(schedule, total), batch_size=p.batch, replay=replay)
+            return self.result(self.train(self.data, made))
+
+        return self.cell(f"infinite, {kind}", run)
+
+    def merged(self) -> dict[str, Any]:
+        """TIES of the two models trained apart from one start."""
+
+        def run() -> dict[str, Any]:
+            from olm.models import transformer
+
+            self.scratch()
+            second = jax.tree.map(jax.numpy.asarray, load_arrays(self.folder / "scratch.npz"))
+            key_init, _ = jax.random.split(jax.random.key(1000 + self.seed))
+            start = transformer.init(self.model)(key_init)
+            rows = {}
+            for keep in (0.2, 0.5, 1.0):
+                for scale in (0.5, 1.0):
+                    losses = measure(ties(start, [self.before[0], second], keep=keep, scale=scale), self.pair, self.model)
+                    rows[f"keep {keep:g}, scale {scale:g}"] = {part: list(x.values()) for part, x in losses.items()}
+            best = min(rows, key=lambda name: float(np.mean(rows[name]["validation"])))
+            return {"final": rows[best], "chosen": best, "all": rows}
+
+        return self.cell("ties", run)
+
+    def searched(self) -> dict[str, Any]:
+        """The share and the rate that descent of the final losses finds, run again in the plain loop; with its cost in runs."""
+
+        def run() -> dict[str, Any]:
+            p = self.preset
+            schedule = self.rewarmed()
+            begun = time.monotonic()
+            found = find_schedule(
+                self.pair, self.model, schedule, p.steps, params=self.before[0], key=jax.random.key(0), batch_size=p.batch,
+                replay=PUBLISHED[self.shift], old_weight=WEIGHT_OLD, pieces=p.pieces, evaluations=p.evaluations, last=p.last,
+            )  # fmt: skip
+            searched_s = time.monotonic() - begun
+            result = self.result(self.train(self.pair, found.plan, self.before[0]))
+            return {
+                **result,
+                "shares": found.shares[:, 0].tolist(),
+                "rates": found.rates.tolist(),
+                "history": [{k: row[k] for k in ("objective", "accepted", "seconds", "rate")} for row in found.solution.history],
+                "search_seconds": searched_s,
+                "kept": found.solution.best_evaluation,
+            }
+
+        return self.cell("searched", run)
+
+
+@functools.cache
+def _library(shift: str, preset: Preset) -> tuple[sequence.Dataset, ...]:
+    return sequence.library(shift, length=preset.length, validation=preset.validation, test=preset.test)  # type: ignore[arg-type]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def losses(cell: dict[str, Any], part: str = "test") -> np.ndarray:
+    """[D] of a run."""
+    return np.asarray(cell["final"][part], np.float64)
+
+
+def row(bench: Bench, cell: dict[str, Any], compute: float = 0.5) -> dict[str, float]:
+    """What a table shows of a run of the pair; compute: its steps over those of the union."""
+    old, new = losses(cell)
+    return {
+        "old": float(old),
+        "new": float(new),
+        "mean": float((old + new) / 2),
+        "forgetting": float(old - bench.before[1]["test"][0]),
+        "compute": compute,
+    }
+
+
+def summary(rows: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Intervals over seeds of every measure of every row."""
+    return {
+        name: {measure: over_seeds([one[name][measure] for one in rows]) for measure in rows[0][name]}
+        for name in rows[0]
+        if all(name in one for one in rows)
+    }
+
+
+def verdict(values: Sequence[float], bound: float, below: bool) -> dict[str, Any]:
+    """Whether an interval over seeds lies on one side of a bound: held, not held, or open where it holds the bound."""
+    found = over_seeds(list(values))
+    low, high = found["low"], found["high"]
+    if low is None:
+        word = "open"
+    else:
+        inside = high <= bound if below else low > bound
+        outside = low > bound if below else high <= bound
+        word = "held" if inside else "not held" if outside else "open"
+    return {**found, "bound": bound, "side": "below" if below else "above", "verdict": word}
+
+
+def within(values: Sequence[float], bound: float) -> dict[str, Any]:
+    """Whether an interval over seeds lies within ±bound."""
+    found = over_seeds(list(values))
+    low, high = found["low"], found["high"]
+    if low is None:
+        word = "open"
+    else:
+        word = "held" if max(-low, high) <= bound else "not held" if low > bound or high < -bound else "open"
+    return {**found, "bound": bound, "side": "within", "verdict": word}
+
+
+def chosen(bench: Bench) -> float:
+    """The replay share whose mean loss is least on validation windows."""
+    return min(REPLAY, key=lambda share: float(losses(bench.replayed(share), "validation").mean()))
+
+
+def best_of_grid(bench: Bench) -> tuple[float, float]:
+    """The grid point whose mean loss is least on validation windows."""
+    return min(GRID, key=lambda point: float(losses(bench.replayed(*point), "validation").mean()))
+
+
+def replay_rows(bench: Bench) -> dict[str, dict[str, float]]:
+    """The published table."""
+    found = {"first dataset only": row(bench, {"final": bench.before[1]})}
+    found["second dataset only"] = row(bench, bench.scratch())
+    found |= {f"replay {100 * share:g}%": row(bench, bench.replayed(share)) for share in REPLAY}
+    found["union"] = row(bench, bench.union(), 1.0)
+    return found
+
+
+def orderings(benches: Sequence[Bench], sections: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The published statements, each on every seed."""
+    found: dict[str, dict[str, Any]] = {}
+    shift = benches[0].shift
+
+    def of(bench: Bench, cell: dict[str, Any], what: str) -> float:
+        return row(bench, cell)[what]
+
+    if "replay" in sections:
+        falls = [
+            min(of(b, b.replayed(x), "forgetting") - of(b, b.replayed(y), "forgetting") for x, y in itertools.pairwise(REPLAY))
+            for b in benches
+        ]
+        found["1 replay cuts forgetting monotonically: the least fall of forgetting from one share to the next, nats"] = verdict(
+            falls, 0.0, below=False
+        )
+        if shift == "weak":
+            costs = [
+                max(of(b, b.replayed(x), "new") / of(b, b.replayed(0.0), "new") - 1 for x in (0.005, 0.01, 0.05)) for b in benches
+            ]
+            found["2 replay of 5% or less costs at most 1% adaptation: the largest relative rise"] = verdict(
+                costs, 0.01, below=True
+            )
+        shares = [chosen(b) for b in benches]
+        gaps = [of(b, b.replayed(x), "mean") / of(b, b.union(), "mean") - 1 for b, x in zip(benches, shares, strict=True)]
+        found["5 the chosen replay share is within 2% of the union's mean loss: relative difference"] = {
+            **verdict(gaps, 0.02, below=True), "shares": shares,
+        }  # fmt: skip
+    if "rates" in sections:
+        adapted = [of(b, constant(b), "new") - of(b, b.replayed(0.0), "new") for b in benches]
+        found["3 re-warming adapts better than constant η_min: loss on the new data, constant less re-warmed, nats"] = verdict(
+            adapted, 0.0, below=False
+        )
+        forgot = [of(b, b.replayed(0.0), "forgetting") - of(b, constant(b), "forgetting") for b in benches]
+        found["4 and forgets more: forgetting, re-warmed less constant, nats"] = verdict(forgot, 0.0, below=False)
+    if "warmup" in sections:
+        for what in ("new", "mean"):
+            spread = []
+            for b in benches:
+                seen = [of(b, warmed(b, share), what) for share in WARMUPS]
+                spread.append((max(seen) - min(seen)) / min(seen))
+            found[
+                f"6 warm-up of 0 to 2% does not matter: largest over least {'loss on the new data' if what == 'new' else 'mean loss'}, less 1"
+            ] = verdict(spread, 0.01, below=True)
+    if "infinite" in sections:
+        for kind in infinite_kinds(benches[0]):
+            ratios = [float(losses(b.infinite(kind)).mean() / losses(b.infinite("re-warmed")).mean() - 1) for b in benches]
+            found[
+                f"7 infinite schedule ({kind}) matches re-warmed cosines: mean loss over three datasets, relative difference"
+            ] = within(ratios, 0.01)
+    return found
+
+
+def constant(bench: Bench) -> dict[str, Any]:
+    """η_min all along."""
+    floor = bench.preset.floor * bench.shape.peak
+    return bench.continued("constant", 0.0, schedules.warmup_cosine(floor, floor, bench.preset.steps))
+
+
+def warmed(bench: Bench, share: float) -> dict[str, Any]:
+    """No replay, another warm-up."""
+    if share == bench.preset.warmup:
+        return bench.replayed(0.0)
+    return bench.continued(f"warm-up {share:g}", 0.0, bench.rewarmed(warmup=share))
+
+
+def infinite_kinds(bench: Bench) -> tuple[str, ...]:
+    """The large model has fewer."""
+    return ("cosine", "inverse_sqrt", "linear") if bench.size == "small" else ("cosine", "inverse_sqrt")
+
+
+def rise_on_the_same(bench: Bench) -> dict[str, float]:
+    """How far the loss on the first dataset rises when training goes on, on the same data or on other data."""
+    found = {}
+    for factor in (1.0, 2.0):
+        for what, cell in (("the same data", same(bench, factor)), (f"{bench.shift} shift", bench.replayed(0.0, factor))):
+            old = [point[1] for point in cell["curve"]]
+            found[f"peak × {factor:g}, {what}"] = float(max(old) - bench.before[1]["test"][0])
+    return found
+
+
+def same(bench: Bench, factor: float) -> dict[str, Any]:
+    """Re-warming on more of the first dataset."""
+
+    def run() -> dict[str, Any]:
+        p = bench.preset
+        rates = bench.rates(bench.rewarmed(factor), p.steps)
+        first = bench.pair[0]
+        more = first._replace(train=first.train[p.steps * p.batch :])
+        made = plan([more], [p.steps], rates, batch_size=p.batch)
+        return bench.result(bench.train([more], made, bench.before[0]))
+
+    return bench.cell(f"same data, peak × {factor:g}", run)
+
+
+def search_rows(bench: Bench) -> dict[str, dict[str, float]]:
+    """The searched schedule beside the best of the grid, and what each cost in training runs."""
+    point = best_of_grid(bench)
+    cell, grid = bench.searched(), bench.replayed(*point)
+    plain = float(np.median([bench.replayed(*other)["seconds"] for other in GRID]))
+    found = {"searched": row(bench, cell), "best of the grid": row(bench, grid)}
+    found["searched"] |= {
+        "cost_runs_by_time": (cell["search_seconds"] + plain) / plain,
+        "old share": float(np.mean(cell["shares"])),
+        "last rate / peak": cell["rates"][-1] / bench.shape.peak,
+    }
+    found["best of the grid"] |= {
+        "cost_runs_by_time": float(len(GRID)),
+        "old share": point[0],
+        "last rate / peak": bench.preset.floor,
+    }
+    found["difference"] = {"mean": found["searched"]["mean"] - found["best of the grid"]["mean"]}
+    return found
+
+
+def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str]) -> dict[str, Any]:
+    """All sections of one source, shift and size over the seeds."""
+    tables: dict[str, Any] = {"entropy": [one.entropy for one in benches[0].pair], "parameters": benches[0].model.parameters}
+    if "replay" in sections:
+        tables["replay"] = summary([replay_rows(b) for b in benches])
+    if "rates" in sections:
+        rows = []
+        for b in benches:
+            rows.append({"constant η_min": row(b, constant(b))} | {f"peak × {f:g}": row(b, b.replayed(0.0, f)) for f in PEAKS})
+        tables["rates"] = summary(rows)
+    if "warmup" in sections:
+        tables["warmup"] = summary([{f"warm-up {x:.1%}": row(b, warmed(b, x)) for x in WARMUPS} for b in benches])
+    if "same" in sections:
+        rises = [rise_on_the_same(b) for b in benches]
+        tables["same"] = {what: over_seeds([one[what] for one in rises]) for what in rises[0]}
+    if "infinite" in sections:
+        kinds = ("re-warmed", *infinite_kinds(benches[0]))
+        rows = [{kind: dict(enumerated(losses(b.infinite(kind)))) for kind in kinds} for b in benches]
+        tables["infinite"] = summary(rows)
+    if "ties" in sections:
+        tables["ties"] = summary([{"TIES": row(b, b.merged()), "chosen replay": row(b, b.replayed(chosen(b)))} for b in benches])
+    if "search" in sections:
+        tables["search"] = summary([search_rows(b) for b in benches])
+        tables["search"]["difference"]["verdict"] = verdict(
+            [search_rows(b)["difference"]["mean"] for b in benches], 0.0, below=True
+        )["verdict"]
+        tables["searched"] = [{k: b.searched()[k] for k in ("shares", "rates", "history", "kept")} for b in benches]
+        tables["grid point"] = [list(best_of_grid(b)) for b in benches]
+    tables["orderings"] = orderings(benches, sections)
+    print(f"\n{name}")
+    for part in ("replay", "rates", "warmup", "infinite", "ties", "search"):
+        if part in tables:
+            print(part)
+            _bench.table(
+                {"row": key, **{m: v["mean"] for m, v in one.items() if isinstance(v, dict)}} for key, one in tables[part].items()
+            )
+    for statement, found in tables["orderings"].items():
+        print(f"{statement}: {found['mean']:.4g} [{found['low']}, {found['high']}]: {found['verdict']}")
+    return tables
+
+
+def enumerated(values: np.ndarray) -> list[tuple[str, float]]:
+    """Losses of three datasets and their mean."""
+    return [*((f"dataset {i + 1}", float(x)) for i, x in enumerate(values)), ("mean", float(values.mean()))]
+
+
+def wanted(source: str, size: str, sections: Sequence[str]) -> list[str]:
+    """Which sections a source and size have: all the small generated one, the two costliest only it; files the published table."""
+    if source == "library":
+        return [s for s in sections if s in ("replay", "rates")]
+    if size == "large":
+        return [s for s in sections if s not in ("search", "same")]
+    return list(sections)
+
+
+def main() -> None:
+    parser = _bench.parser(__doc__.splitlines()[0], seeds=(0, 1, 2))
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these sections")
+    parser.add_argument("--shifts", nargs="+", choices=("weak", "strong"), default=["weak", "strong"], help="these shifts")
+    parser.add_argument("--sources", nargs="+", choices=("stories", "library"), default=["stories", "library"], help="these data")
+    parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "continual", help="where finished runs are kept")
+    args = parser.parse_args()
+    preset = QUICK if args.quick else FULL
+    cells = args.cells / "quick" if args.quick else args.cells
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    tables: dict[str, Any] = {}
+    for source in args.sources:
+        for size, _ in preset.sizes:
+            if source == "library" and (size == "large" or args.quick):
+                continue
+            for shift in args.shifts:
+                sections = wanted(source, size, args.only)
+                if sections:
+                    name = f"{source}, {shift} shift, {size} model"
+                    tables[name] = run_table(name, [Bench(preset, cells, source, shift, size, seed) for seed in seeds], sections)
+                jax.clear_caches()
+    whole = set(args.only) == set(SECTIONS) and len(args.shifts) == 2 and len(args.sources) == 2
+    if whole or args.output is not None:
+        _bench.save("continual", {"preset": preset, "tables": tables}, args)
+    else:
+        print("a part of the benchmark: nothing recorded; run it without --only, --shifts and --sources, or with --output")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    main()

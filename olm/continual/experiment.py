@@ -1,0 +1,437 @@
+"""Training over a sequence of datasets: the core's loop along a plan, with every dataset measured on the way.
+
+Forgetting and adaptation follow Ibrahim et al. 2024 (arXiv 2403.08763): the loss of a dataset is the mean over evaluations in
+the last 100 steps of a phase; *forgetting* is how much the loss of an earlier dataset is above what it was at the end of its own
+phase, *adaptation* the loss of the new one. AdamW's moments are reset between datasets, as there; the learning rate is not
+part of the optimiser but of the plan, so that one compiled program serves every schedule.
+
+The run is the program of `olm.train`, stopped where the losses are measured; the whole state (θ, moments, step, and with it the
+place in every dataset) reaches the run folder there, from which a killed run goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from olm import policy as policies
+from olm.continual.plan import Plan, account
+from olm.errors import DivergenceError, InputError, check_whole
+from olm.learner import reset_at
+from olm.models import transformer
+from olm.models.transformer import TransformerConfig
+from olm.records import Run, versions
+from olm.records import fingerprint as fingerprint_of
+from olm.tasks.sequence import Dataset, check, fingerprint
+from olm.train import inputs, program, walk
+from olm.types import Array, Learner, PyTree, Task
+
+__all__ = ["Adam", "Trajectory", "evaluator", "learner", "measure", "settings", "task", "train_sequence"]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW without its learning rate, which is the plan's.
+
+    Attributes:
+      b1, b2: decay of the means of gradients and of squared gradients.
+      eps, eps_root: added outside and under the root; a policy gradient needs ``eps_root`` above 0.
+      weight_decay: times the learning rate at every step.
+      clip: longest gradient; None: no clipping.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    eps_root: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise InputError(f"b1 {self.b1:g}, b2 {self.b2:g}: give numbers from 0 to below 1")
+        if not all(0 <= x < math.inf for x in (self.eps, self.eps_root, self.weight_decay)):
+            raise InputError("eps, eps_root and weight_decay must be 0 or more")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip is {self.clip:g}: give a positive length, or None")
+
+
+@functools.cache
+def learner(adam: Adam, batch_size: int, resets: tuple[int, ...] = (), schedule: float | optax.Schedule = 1.0) -> Learner:
+    """AdamW, of rate 1 if nothing else is said, which a policy's rate scales; its moments start anew before ``resets``.
+
+    Args:
+      adam: its settings.
+      batch_size: B.
+      resets: as in a `Plan`.
+      schedule: the rate that a policy's factor 1 stands for.
+
+    Returns:
+      A `Learner`; the same object for equal arguments, so that its programs are compiled once.
+
+    >>> learner(Adam(), 4) is learner(Adam(), 4)
+    True
+    """
+    moments = optax.scale_by_adam(adam.b1, adam.b2, adam.eps, adam.eps_root)
+    parts = [reset_at(moments, resets), optax.add_decayed_weights(adam.weight_decay), optax.scale_by_learning_rate(schedule)]
+    if adam.clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(adam.clip))
+    return Learner(optax.chain(*parts), batch_size)
+
+
+@functools.cache
+def _functions(model: TransformerConfig) -> tuple[Any, Any]:
+    return transformer.init(model), transformer.per_sequence_losses(model)
+
+
+def task(datasets: Sequence[Dataset], model: TransformerConfig) -> Task:
+    """All training windows laid end to end as one task; its target is the validation windows.
+
+    Args:
+      datasets: a sequence that `olm.tasks.sequence.check` accepts.
+      model: the transformer; its vocabulary and length have to be those of the data.
+
+    Returns:
+      A `Task`.
+
+    Raises:
+      InputError: for datasets that do not belong together, or a model of another vocabulary or length.
+
+    No example: see `train_sequence`.
+    """
+    check(datasets)
+    vocabulary, length = datasets[0].vocabulary, datasets[0].train.shape[1] - 1
+    if model.vocabulary != vocabulary:
+        raise InputError(f"the model has {model.vocabulary} token ids, the datasets have {vocabulary}: make them equal")
+    if model.length < length:
+        raise InputError(f"windows of {length} tokens are longer than the model's length {model.length}: raise it")
+    init, losses = _functions(model)
+    train, held_out = ({"tokens": jnp.asarray(np.concatenate([getattr(one, part) for one in datasets]))} for part in
+                       ("train", "validation"))  # fmt: skip
+    return Task(init, losses, train, held_out, alphabet=vocabulary)
+
+
+def evaluator(datasets: Sequence[Dataset], model: TransformerConfig) -> Any:
+    """The losses of every dataset's held-out windows.
+
+    Args:
+      datasets, model: as for `task`.
+
+    Returns:
+      ``evaluate(params) -> {"validation": [D], "test": [D]}``, float64, nats per token.
+
+    No example: see `train_sequence`.
+    """
+    parts = [getattr(one, part) for part in ("validation", "test") for one in datasets]
+    tokens = jnp.asarray(np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    losses_of = _window_losses(model)
+
+    def evaluate(params: PyTree) -> dict[str, np.ndarray]:
+        means = [float(part.mean()) for part in np.split(np.asarray(losses_of(params, tokens), np.float64), ends)]
+        return {"validation": np.array(means[: len(datasets)]), "test": np.array(means[len(datasets) :])}
+
+    return evaluate
+
+
+@functools.cache
+def _window_losses(model: TransformerConfig) -> Any:
+    losses = _functions(model)[1]
+
+    @jax.jit
+    def of(params: PyTree, tokens: Array) -> Array:
+        # In blocks: a large model's logits of all windows at once would not fit.
+        block = math.gcd(len(tokens), 64)
+        return jax.lax.map(lambda part: losses(params, {"tokens": part}), tokens.reshape(-1, block, tokens.shape[1])).reshape(-1)
+
+    return of
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a run over a sequence of datasets measured.
+
+    Attributes:
+      names: D names of datasets.
+      rows: for every evaluation ``step`` (steps done), ``phase``, ``rate`` of the last step done, ``tokens`` so far, and
+        ``validation`` and ``test``, the loss of each dataset in nats per token.
+      before: losses at the start, by "validation" and "test", [D].
+      final: losses at the end of each phase, by "validation" and "test", [phases, D]: means over the evaluations in its last
+        100 steps.
+      new: the dataset that each phase was about.
+      account: as `olm.continual.plan.account` counts the tokens.
+      params: θ_T.
+    """
+
+    names: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    before: dict[str, np.ndarray]
+    final: dict[str, np.ndarray]
+    new: tuple[int, ...]
+    account: list[Mapping[str, Any]]
+    params: PyTree = field(repr=False, default=None)
+
+    def measures(self, part: str = "test", before: Sequence[float] | None = None) -> dict[str, Any]:
+        """Final losses, forgetting and adaptation after the last phase.
+
+        Args:
+          part: "test", or "validation" for choices.
+          before: [D] losses to count forgetting from, where a dataset was learned before this run; None: where a dataset had a
+            phase in this run the end of that phase, else the start of the run.
+
+        Returns:
+          ``loss`` {name: nats}, ``mean`` over the datasets seen, ``adaptation`` (loss of the last new dataset), ``forgetting``
+          {earlier name: nats above its loss after it was learned}.
+
+        No example: see `train_sequence`.
+        """
+        last, new = self.final[part][-1], self.new[-1]
+        reference = np.array(self.before[part] if before is None else before, np.float64)
+        if before is None:
+            for phase, dataset in enumerate(self.new[:-1]):
+                reference[dataset] = self.final[part][phase][dataset]
+        seen = range(new + 1)
+        return {
+            "loss": {self.names[d]: float(last[d]) for d in seen},
+            "mean": float(np.mean(last[: new + 1])),
+            "adaptation": float(last[new]),
+            "forgetting": {self.names[d]: float(last[d] - reference[d]) for d in seen if d != new},
+        }
+
+
+def _points(steps: Sequence[int], every: int, last: int) -> np.ndarray:
+    """Steps after which to evaluate: every so often, ten times as often in the last ``last`` steps of a phase, at its end."""
+    points, begin = set(), 0
+    for length in steps:
+        end = begin + length
+        points |= {*range(begin + every, end, every), end}
+        points |= set(range(max(begin + 1, end - last + max(last // 10, 1)), end, max(last // 10, 1)))
+        begin = end
+    return np.array(sorted(points))
+
+
+def settings(datasets: Sequence[Dataset], model: TransformerConfig, made: Plan, adam: Adam, **more: Any) -> dict[str, Any]:
+    """What identifies a run, for ``config.json``: a resumed run with other data or settings is refused by these.
+
+    Args:
+      datasets, model, made, adam: as for `train_sequence`.
+      more: further settings.
+
+    Returns:
+      A JSON-like dict.
+
+    No example: see `train_sequence`.
+    """
+    return {
+        "kind": "continue",
+        "model": asdict(model),
+        "optimiser": asdict(adam),
+        "plan": {
+            "steps": list(made.steps),
+            "new": list(made.new),
+            "resets": list(made.resets),
+            "batch_size": int(made.order.shape[1]),
+            "fingerprint": fingerprint_of((made.order, made.rates))[:16],
+        },
+        "data": {"names": [one.name for one in datasets], "fingerprint": fingerprint(datasets)},
+        **more,
+    }
+
+
+def train_sequence(
+    datasets: Sequence[Dataset],
+    model: TransformerConfig,
+    made: Plan,
+    *,
+    key: Array,
+    adam: Adam = Adam(),
+    params: PyTree = None,
+    evaluate_every: int = 50,
+    last: int = 100,
+    run: Run | None = None,
+    save_every: float = 20.0,
+    progress: bool = False,
+) -> Trajectory:
+    """Train along a plan and measure every dataset on the way.
+
+    Args:
+      datasets, model: as for `task`.
+      made: what is read, and the rates; see `olm.continual.plan`.
+      key: fixes the initialisation.
+      adam: the optimiser.
+      params: θ_0, the end of an earlier run; None: a new model.
+      evaluate_every: steps between evaluations.
+      last: final losses are means over the last so many steps of a phase, where evaluations are ten times as dense as that.
+      run: an open run folder: metrics, state, and at the end parameters, curves and summary; what state it holds is continued.
+      save_every: seconds between two states on disk; 0: at every evaluation.
+      progress: show a bar with the losses and the time left.
+
+    Returns:
+      A `Trajectory`.
+
+    Raises:
+      InputError: for a plan that does not fit the data, or a state of another run.
+      DivergenceError: when a loss is not finite; what was good before is kept.
+
+    >>> from olm.continual.plan import plan
+    >>> from olm.tasks.sequence import stories
+    >>> data = stories("weak", 0, rows=64, validation=4, test=4, length=8)
+    >>> made = plan(data, [4, 4], np.full(8, 1e-2), batch_size=8, replay=0.25)
+    >>> model = TransformerConfig(vocabulary=256, length=8, width=8, layers=1, heads=2)
+    >>> run = train_sequence(data, model, made, key=jax.random.key(0))
+    >>> run.account[1]["tokens"] == {data[0].name: 64, data[1].name: 192}, run.final["test"].shape
+    (True, (2, 2))
+
+    Source: Ibrahim et al. 2024 (arXiv 2403.08763), sections 4 and 5.
+    """
+    check_whole("evaluate_every", evaluate_every, 1)
+    check_whole("last", last, 1)
+    accounted = account(made, datasets)
+    total, batch = made.order.shape
+    whole = task(datasets, model)
+    policy, how = policies.learning_rate(), learner(adam, batch, made.resets)
+    rates = jnp.asarray(made.rates, jnp.result_type(float))
+    arguments, carry = inputs(whole, how, policy, rates, total, key, order=made.order, params=params)
+    loop = program(whole, how, policy, total)
+    evaluate = evaluator(datasets, model)
+    points = _points(made.steps, evaluate_every, last)
+    length = datasets[0].train.shape[1] - 1
+    read = np.cumsum(made.counts, axis=0) * length
+
+    def row(step: int, carry: PyTree) -> dict[str, Any]:
+        losses = evaluate(carry[0])
+        phase = int(np.searchsorted(made.ends, step)) if step else 0
+        return {
+            "step": int(step),
+            "phase": phase,
+            "new": datasets[made.new[phase]].name,
+            "rate": float(made.rates[step - 1]) if step else 0.0,
+            "tokens": {one.name: int(read[step - 1][d]) if step else 0 for d, one in enumerate(datasets)},
+            **{part: {one.name: float(x) for one, x in zip(datasets, found, strict=True)} for part, found in losses.items()},
+        }
+
+    rows: list[dict[str, Any]] = []
+    done = 0
+    if run is not None:
+        if (saved := run.load_state(carry)) is not None:
+            carry, done = jax.tree.map(jnp.asarray, saved[0]), _step_of(run, saved[1])
+            run.truncate_metrics(int(saved[1]["rows"]))
+            rows = run.metrics()
+        else:
+            run.truncate_metrics(0)
+        run.begin()
+
+    def note(step: int, carry: PyTree) -> None:
+        rows.append(row(step, carry))
+        if run is not None:
+            run.append_metrics(rows[-1])
+        bad = [name for name, loss in rows[-1]["test"].items() if not math.isfinite(loss)]
+        if bad:
+            raise DivergenceError(
+                f"the loss of {bad[0]} is not finite after step {step}: lower the learning rate, or clip gradients"
+            )
+
+    bar = _Bar(total, done, progress)
+    saved_at = time.monotonic()
+    try:
+        if not rows:
+            note(0, carry)
+        for done, carry in walk(loop, arguments, carry, map(int, points[points > done]), done):  # noqa: B020, PLR1704
+            note(done, carry)
+            if run is not None and (time.monotonic() - saved_at >= save_every or done == total):
+                run.save_state(carry, {"step": done, "rows": len(rows)})
+                saved_at = time.monotonic()
+            bar.show(done, rows[-1])
+    finally:
+        bar.close()
+    trajectory = _trajectory(datasets, made, rows, last, accounted, carry[0])
+    if run is not None:
+        _write(run, trajectory)
+    return trajectory
+
+
+def _step_of(run: Run, meta: Mapping[str, Any]) -> int:
+    if not all(isinstance(meta.get(name), int) for name in ("step", "rows")):
+        raise InputError(f"{run.path}/state.npz is not the state of a continual run: start in another folder")
+    return int(meta["step"])
+
+
+def _trajectory(
+    datasets: Sequence[Dataset], made: Plan, rows: list[dict[str, Any]], last: int, accounted: Any, params: PyTree
+) -> Trajectory:
+    names = tuple(one.name for one in datasets)
+
+    def losses(row: Mapping[str, Any], part: str) -> np.ndarray:
+        return np.array([row[part][name] for name in names])
+
+    final: dict[str, list[np.ndarray]] = {"validation": [], "test": []}
+    for begin, end in zip((0, *made.ends[:-1]), made.ends, strict=True):
+        window = [row for row in rows if max(begin, end - last) < row["step"] <= end]
+        for part, means in final.items():
+            means.append(np.mean([losses(row, part) for row in window], axis=0))
+    before = {part: losses(rows[0], part) for part in final}
+    return Trajectory(names, rows, before, {part: np.array(x) for part, x in final.items()}, made.new, accounted, params)
+
+
+def measure(params: PyTree, datasets: Sequence[Dataset], model: TransformerConfig) -> dict[str, dict[str, float]]:
+    """The losses of a model on every dataset.
+
+    Args:
+      params: θ.
+      datasets, model: as for `task`.
+
+    Returns:
+      ``{"validation": {name: nats}, "test": {name: nats}}``.
+
+    No example: see `train_sequence`.
+    """
+    found = evaluator(datasets, model)(params)
+    return {part: {one.name: float(x) for one, x in zip(datasets, losses, strict=True)} for part, losses in found.items()}
+
+
+def _write(run: Run, trajectory: Trajectory) -> None:
+    run.save("params", trajectory.params)
+    curves = {part: np.array([[row[part][name] for name in trajectory.names] for row in trajectory.rows]) for part in
+              ("validation", "test")}  # fmt: skip
+    steps = np.array([row["step"] for row in trajectory.rows])
+    run.save("curves", {"step": steps, "rate": np.array([row["rate"] for row in trajectory.rows]), **curves})
+    run.write_summary(
+        {
+            "status": "finished",
+            "datasets": list(trajectory.names),
+            "before": {part: dict(zip(trajectory.names, x.tolist(), strict=True)) for part, x in trajectory.before.items()},
+            "final": {part: x.tolist() for part, x in trajectory.final.items()},
+            **trajectory.measures(),
+            "account": trajectory.account,
+            "versions": versions(),
+        }
+    )
+
+
+class _Bar:
+    """A progress bar with the losses and the time left; nothing when it is off."""
+
+    def __init__(self, total: int, done: int, on: bool):
+        self.bar = None
+        if on:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True)
+
+    def show(self, done: int, row: Mapping[str, Any]) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix({name: f"{loss:.4f}" for name, loss in row["validation"].items()}, refresh=False)
+            self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

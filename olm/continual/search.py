@@ -1,0 +1,284 @@
+"""The schedule that gradient descent would choose: replay share and learning rate over time, by the gradient of the final losses.
+
+A continued run of T steps reads a fixed number of old and new examples in every batch; `olm.policy.mixture` weighs the datasets
+(shares φ [P, D], whose derivative is exact) and `olm.policy.learning_rate` multiplies a schedule (factors at P+1 places).
+Minimised is
+
+    J = mean over the last steps of Σ_d a_d L_d(θ_t),  a_d ≥ 0, Σ a_d = 1,
+
+on validation windows, differentiated through the whole run, AdamW included. What is found is then made plain: shares become whole
+examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the loop that everybody uses, with the
+same number of tokens processed.
+
+In training runs of T steps a gradient costs 11/3 and more: in products of a layer an example takes 3 on the way out and 8 on the way
+back, where training takes 3; AdamW takes its gradient once more on the way back. The target is looked at in the last steps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from olm.continual.experiment import Adam, learner, task
+from olm.continual.plan import Plan, plan
+from olm.errors import InputError, check_number, check_whole
+from olm.models.transformer import TransformerConfig
+from olm.objective import Objective, weighted
+from olm.policy import combined, learning_rate, mixture
+from olm.records import Run
+from olm.schedules import rates as rates_of
+from olm.search import Method, Solution, find_policy, mirror_descent
+from olm.tasks.sequence import Dataset
+from olm.types import Array, Learner, Policy, PyTree, Task, Time
+
+__all__ = ["Found", "Relaxed", "find_schedule", "realised", "relaxed"]
+
+
+class Relaxed(NamedTuple):
+    """A continued run whose shares and rates have derivatives: what `olm.find_policy` and `olm.policy_gradient` take.
+
+    Attributes:
+      task, learner, policy: as for `olm.train`.
+      phi: (shares [P, D], factors [P+1]) to start from.
+      order: [T, B], each dataset in its own order.
+      objective: weights of the last steps.
+      steps: T.
+    """
+
+    task: Task
+    learner: Learner
+    policy: Policy
+    phi: PyTree
+    order: np.ndarray
+    objective: Objective
+    steps: int
+
+
+class Found(NamedTuple):
+    """A searched schedule.
+
+    Attributes:
+      plan: the same, made plain: whole examples a batch, rates.
+      shares: [T, D].
+      rates: [T].
+      solution: of `olm.find_policy`.
+      relaxed: what was searched.
+    """
+
+    plan: Plan
+    shares: np.ndarray
+    rates: np.ndarray
+    solution: Solution
+    relaxed: Relaxed
+
+
+def _target(datasets: Sequence[Dataset], weights: Sequence[float]) -> dict[str, Array]:
+    """Validation windows with weights whose mean over all windows is Σ_d a_d (mean over dataset d)."""
+    total = sum(len(one.validation) for one in datasets)
+    each = [np.full(len(one.validation), a * total / len(one.validation)) for one, a in zip(datasets, weights, strict=True)]
+    return {
+        "tokens": jnp.asarray(np.concatenate([one.validation for one in datasets])),
+        "weight": jnp.asarray(np.concatenate(each), jnp.result_type(float)),
+    }
+
+
+def relaxed(
+    datasets: Sequence[Dataset],
+    model: TransformerConfig,
+    schedule: optax.Schedule,
+    steps: int,
+    *,
+    batch_size: int,
+    replay: float,
+    reserve: float = 0.25,
+    old_weight: float = 0.5,
+    pieces: int = 8,
+    upper: float = 4.0,
+    last: int = 100,
+    every: int = 10,
+    adam: Adam = Adam(),
+) -> Relaxed:
+    """A continued run over the last of D datasets as a policy's: shares and rate factors that a gradient reaches.
+
+    Args:
+      datasets: the earlier ones and the new one.
+      model: the transformer.
+      schedule: the learning rate that factor 1 stands for, on the steps of this run.
+      steps: T.
+      batch_size: B.
+      replay: share of earlier data to start from, above 0.
+      reserve: share of the examples of a batch that are earlier data, whatever they weigh.
+      old_weight: share of the earlier datasets in the objective, split evenly; the new one has the rest.
+      pieces: P, stretches of the run with shares of their own, and with rate factors linear in between.
+      upper: the largest rate factor.
+      last, every: the objective is the mean over every so many of the last steps.
+      adam: the optimiser.
+
+    Returns:
+      A `Relaxed`.
+
+    Raises:
+      InputError: for shares outside (0, 1), no example of one kind in a batch, or data that are too short.
+
+    No example: see `find_schedule`.
+    """
+    if len(datasets) < 2:
+        raise InputError("a search of replay needs earlier data: give two datasets or more")
+    for name, share in (("replay", replay), ("reserve", reserve), ("old_weight", old_weight)):
+        check_number(name, share, "give a share between 0 and 1", 0.0, 1.0)
+        if not 0 < share < 1:
+            raise InputError(f"{name} is {share:g}: give a share above 0 and below 1")
+    check_whole("steps", steps, 1)
+    old = round(reserve * batch_size)
+    if not 0 < old < batch_size:
+        raise InputError(f"a share of {reserve:g} of {batch_size} examples leaves none of one kind: change reserve or batch_size")
+    sizes = tuple(len(one.train) for one in datasets)
+    earlier = np.array(sizes[:-1]) / sum(sizes[:-1])
+    fixed = plan(
+        datasets,
+        [steps],
+        np.ones(steps),
+        batch_size=batch_size,
+        replay=old / batch_size,
+        first=len(datasets) - 1,
+    )
+    policy = combined(mixture(sizes, pieces), learning_rate(upper, pieces))
+    start = np.append(replay * earlier, 1 - replay)
+    phi = (
+        jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), (pieces, len(sizes))),
+        jnp.ones(pieces + 1, jnp.result_type(float)),
+    )
+    whole = task(datasets, model)
+    sequence_losses = whole.losses
+
+    def target_losses(params: PyTree, batch: PyTree) -> Array:
+        return batch["weight"] * sequence_losses(params, batch)
+
+    parts = (*(old_weight * np.ones(len(sizes) - 1) / (len(sizes) - 1)), 1 - old_weight)
+    at = np.zeros(steps + 1)
+    at[steps - np.arange(0, min(last, steps), every)] = 1
+    return Relaxed(
+        whole._replace(target=_target(datasets, parts), target_losses=target_losses),
+        learner(adam, batch_size, (), schedule),
+        policy,
+        phi,
+        fixed.order,
+        weighted(at / at.sum()),
+        steps,
+    )
+
+
+def realised(
+    run: Relaxed, phi: PyTree, datasets: Sequence[Dataset], schedule: optax.Schedule
+) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """Shares and factors made plain: whole examples a batch, and a rate for every step.
+
+    Args:
+      run: as `relaxed` made it.
+      phi: (shares [P, D], factors [P+1]).
+      datasets, schedule: as for `relaxed`.
+
+    Returns:
+      The `Plan`, shares [T, D] and rates [T].
+
+    No example: see `find_schedule`.
+    """
+    shares_PxD, _ = phi
+    pieces = len(shares_PxD)
+    t = np.arange(run.steps)
+    shares = np.asarray(shares_PxD, np.float64)[t * pieces // run.steps]
+    shares = shares / shares.sum(1, keepdims=True)
+    by = run.policy.rate
+    assert by is not None
+    factors = np.array([float(by(phi, Time(jnp.int32(step), run.steps))) for step in t])
+    rates = np.maximum(np.asarray(rates_of(schedule, run.steps), np.float64) * factors, 0)
+    batch = run.order.shape[1]
+    made = plan(datasets, [run.steps], rates, batch_size=batch, first=len(datasets) - 1, shares=shares)
+    return made, shares, rates
+
+
+def find_schedule(
+    datasets: Sequence[Dataset],
+    model: TransformerConfig,
+    schedule: optax.Schedule,
+    steps: int,
+    *,
+    params: PyTree,
+    key: Array,
+    batch_size: int,
+    replay: float = 0.05,
+    reserve: float = 0.25,
+    old_weight: float = 0.5,
+    pieces: int = 8,
+    upper: float = 4.0,
+    last: int = 100,
+    every: int = 10,
+    evaluations: int = 8,
+    method: Method | None = None,
+    adam: Adam = Adam(),
+    adjoint: Any = None,
+    run_dir: str | Path | Run | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Found:
+    """Search the replay share and the learning rate of a continued run by the gradient of its final losses.
+
+    Args:
+      datasets, model, schedule, steps, batch_size, replay, reserve, old_weight, pieces, upper, last, every,
+        adam: as for `relaxed`.
+      params: θ_0, the model to continue from.
+      key: as for `olm.find_policy`; nothing random is left in such a run.
+      evaluations: policy gradients to spend.
+      method: None: mirror descent.
+      adjoint, run_dir, resume, progress: as for `olm.find_policy`.
+
+    Returns:
+      A `Found`; its plan processes the same tokens as the start.
+
+    Raises:
+      InputError: as `relaxed` and `olm.find_policy`.
+
+    No example: a search takes minutes; see notebook 04.
+    """
+    run = relaxed(
+        datasets,
+        model,
+        schedule,
+        steps,
+        batch_size=batch_size,
+        replay=replay,
+        reserve=reserve,
+        old_weight=old_weight,
+        pieces=pieces,
+        upper=upper,
+        last=last,
+        every=every,
+        adam=adam,
+    )
+    solution = find_policy(
+        run.task,
+        run.learner,
+        steps=steps,
+        key=key,
+        policy=run.policy,
+        method=method or mirror_descent(),
+        evaluations=evaluations,
+        objective=run.objective,
+        target_draws=0,
+        validation_fraction=0.0,
+        adjoint=adjoint,
+        phi=run.phi,
+        order=run.order,
+        params=params,
+        curves=False,
+        run_dir=run_dir,
+        resume=resume,
+        progress=progress,
+    )
+    made, shares, rates = realised(run, solution.phi, datasets, schedule)
+    return Found(made, shares, rates, solution, run)
