@@ -280,7 +280,6 @@ def learning_rate(upper: float = float("inf"), pieces: int | None = None) -> Pol
     )
 
 
-@functools.cache
 def combined(weights: Policy | tuple[Any, ...], rate: Policy | tuple[Any, ...]) -> Policy:
     """The weights of one policy with the rate of another, both searched at once: φ = (φ_weights, φ_rate).
 
@@ -300,6 +299,11 @@ def combined(weights: Policy | tuple[Any, ...], rate: Policy | tuple[Any, ...]) 
     ((1, 2), (3,))
     """
     of, by = (one if isinstance(one, Policy) else named(one[0], dict(one[1])) for one in (weights, rate))
+    return _combined(of, by)
+
+
+@functools.cache
+def _combined(of: Policy, by: Policy) -> Policy:
     if of.rate is not None or by.rate is None:
         raise InputError(
             f"combined({of.name}, {by.name}): give a policy of weights and then one of rates, such as learning_rate()"

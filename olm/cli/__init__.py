@@ -12,6 +12,8 @@
     olm report runs/static                                   # draw figures and report.html again
     olm law runs/static                                      # contributions, similarity, properties 4.1 to 4.3
     olm fit runs.csv --law chinchilla --bootstrap 1000       # a scaling law of a table of runs
+    olm continue stories --shift strong --replay 0.25        # one dataset after another, with replay
+    olm continue text --files old.txt new.txt --budget-forgetting 0.03   # the share of old text that keeps its loss within 3%
     olm compare baseline.csv mine.csv                        # by how much the coefficients of L0 + (B/t)^β improve
 
 ``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status:
@@ -36,6 +38,7 @@ COMMANDS = {
     "report": "draw a run's figures and its report again",
     "law": "test the Learning Law along a run",
     "fit": "fit a scaling law to a table of runs",
+    "continue": "train on one dataset after another, with replay: what is kept, what is learned",
     "compare": "compare learning curves with a baseline's, by the coefficients of their scaling laws",
 }
 
@@ -113,4 +116,5 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise InputError(f"unknown command {words[0]!r}: choose one of {', '.join(COMMANDS)}; see olm --help")
     # A command's module, with what it needs, is loaded when it runs.
-    return importlib.import_module(f"olm.cli.{words[0]}").run(words[1:])
+    module = {"continue": "continual"}.get(words[0], words[0])  # a keyword of Python names no module
+    return importlib.import_module(f"olm.cli.{module}").run(words[1:])

@@ -97,9 +97,9 @@ def new_run(run_dir: str | None, name: str, config: Mapping[str, Any], command: 
                 raise
 
 
-def resume_line(path: str | os.PathLike[str]) -> str:
+def resume_line(path: str | os.PathLike[str], command: str = "search") -> str:
     """The command that continues a run."""
-    return shlex.join(["olm", "search", "--resume", os.fspath(path)])
+    return shlex.join(["olm", command, "--resume", os.fspath(path)])
 
 
 def say(text: str) -> None:

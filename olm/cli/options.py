@@ -341,7 +341,7 @@ def recorded(options: Search[Any] | Replay[Any], kind: str, data: dict[str, Any]
     return {"kind": kind, **groups, "data": data}
 
 
-def _restored(default: Any, values: Any, where: str) -> Any:
+def restored_group(default: Any, values: Any, where: str) -> Any:
     """``default`` with the values of a recorded group."""
     if not isinstance(values, dict):
         raise InputError(f"{where} is {values!r}, not a group of settings: restore the file")
@@ -374,5 +374,5 @@ def restored(run_path: str) -> Search[Any]:
     groups = [f.name for f in dataclasses.fields(start) if f.name in {g.name for g in dataclasses.fields(kind)} - {"run"}]
     if absent := [name for name in groups if name not in config]:
         raise InputError(f"{run_path}/config.json lacks {', '.join(absent)}: restore the file, or use the olm that made it")
-    found = {name: _restored(getattr(start, name), config[name], f"{run_path}/config.json: {name}") for name in groups}
+    found = {name: restored_group(getattr(start, name), config[name], f"{run_path}/config.json: {name}") for name in groups}
     return dataclasses.replace(start, **found)

@@ -37,6 +37,9 @@ from olm.types import Array, Learner, PyTree, Task
 
 __all__ = ["Adam", "Trajectory", "evaluator", "learner", "measure", "settings", "task", "train_sequence"]
 
+SHORT = 5
+"""Stretches of fewer steps are not cut out of longer ones to spare a compilation: calling them would take longer."""
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -210,11 +213,10 @@ class Trajectory:
 
 def _points(steps: Sequence[int], every: int, last: int) -> np.ndarray:
     """Steps after which to evaluate: every so often, ten times as often in the last ``last`` steps of a phase, at its end."""
-    points, begin = set(), 0
+    points, begin, dense = set(), 0, max(last // 10, 1)
     for length in steps:
         end = begin + length
-        points |= {*range(begin + every, end, every), end}
-        points |= set(range(max(begin + 1, end - last + max(last // 10, 1)), end, max(last // 10, 1)))
+        points |= {*range(begin + every, end, every), *range(end, max(begin, end - last), -dense)}
         begin = end
     return np.array(sorted(points))
 
@@ -340,23 +342,42 @@ def train_sequence(
                 f"the loss of {bad[0]} is not finite after step {step}: lower the learning rate, or clip gradients"
             )
 
+    # Stretches of one length compile once: the greatest common divisor of all, unless it is hardly longer than a step.
+    unit = math.gcd(*map(int, points), done)
+    stops = range(done + unit, total + 1, unit) if unit >= SHORT else map(int, points[points > done])
+    wanted = set(points.tolist())
     bar = _Bar(total, done, progress)
     saved_at = time.monotonic()
     try:
         if not rows:
             note(0, carry)
-        for done, carry in walk(loop, arguments, carry, map(int, points[points > done]), done):  # noqa: B020, PLR1704
-            note(done, carry)
-            if run is not None and (time.monotonic() - saved_at >= save_every or done == total):
-                run.save_state(carry, {"step": done, "rows": len(rows)})
-                saved_at = time.monotonic()
-            bar.show(done, rows[-1])
+        good = carry, done, len(rows)
+        try:
+            for step, after in walk(loop, arguments, carry, stops, done):
+                if step not in wanted:
+                    continue
+                note(step, after)
+                good = after, step, len(rows)
+                bar.show(step, rows[-1])
+                if run is not None and (time.monotonic() - saved_at >= save_every or step == total):
+                    _save(run, *good)
+                    saved_at = time.monotonic()
+        except KeyboardInterrupt:
+            if run is not None:
+                run.truncate_metrics(good[2])
+                _save(run, *good)
+            raise
     finally:
         bar.close()
+    carry = good[0]
     trajectory = _trajectory(datasets, made, rows, last, accounted, carry[0])
     if run is not None:
         _write(run, trajectory)
     return trajectory
+
+
+def _save(run: Run, carry: PyTree, step: int, rows: int) -> None:
+    run.save_state(carry, {"step": step, "rows": rows})
 
 
 def _step_of(run: Run, meta: Mapping[str, Any]) -> int:

@@ -10,8 +10,8 @@ on validation windows, differentiated through the whole run, AdamW included. Wha
 examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the loop that everybody uses, with the
 same number of tokens processed.
 
-In training runs of T steps a gradient costs 11/3 and more: in products of a layer an example takes 3 on the way out and 8 on the way
-back, where training takes 3; AdamW takes its gradient once more on the way back. The target is looked at in the last steps alone.
+In training runs of T steps a gradient costs 11/3 and more: in products of a layer an example takes 3 on the way out and 8 on
+the way back, where training takes 3; AdamW takes its gradient once more there. The target is looked at in the last steps alone.
 """
 
 from __future__ import annotations

@@ -51,6 +51,18 @@ TEXTS = {
         "A policy may look fast only because it takes longer steps. Here both sides may choose their step: what counts is "
         "the distance between the two stars, which validation data chose.",
     ),
+    "sequence_test": (
+        "The loss of every dataset along the run, on test data",
+        "Lower is better. One line is one dataset, named at its end; above each phase stands the dataset that is new in it, and "
+        "thin vertical lines divide the phases. A dataset's own line falls while it is new: how low it gets is adaptation. How "
+        "far it rises after that is forgetting. Below: the learning rate at each evaluation, so that a steep start between two "
+        "evaluations looks like a slope. No choice was made on these data.",
+    ),
+    "sequence_validation": (
+        "The same on validation data",
+        "The windows on which a replay share or a learning rate may be chosen. Where lines differ from those above by more than "
+        "their own bumps, the held-out parts are too small to tell such runs apart.",
+    ),
 }
 
 
@@ -112,6 +124,29 @@ def mappings(rows: Any) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 
+def continues(facts: Facts) -> bool:
+    """Whether the run trained over a sequence of datasets; it is then neither a search nor a replayed policy."""
+    return facts.run.config.get("kind") == "continue"
+
+
+def _phases(facts: Facts) -> tuple[list[int], list[str]]:
+    """The step at which each phase of the plan ends, and the dataset that is new in it."""
+    planned, names = facts.run.config["plan"], facts.run.config["data"]["names"]
+    return np.cumsum(planned["steps"]).tolist(), [str(names[place]) for place in planned["new"]]
+
+
+def _sequence_drawing(facts: Facts, part: str) -> Callable[[Any], Any]:
+    """Draws the losses of all datasets, from the evaluations that have been done."""
+
+    def drawing(ax: Any) -> Any:
+        rows, (ends, new) = facts.history, _phases(facts)
+        losses = {name: [row[part][name] for row in rows] for name in rows[0][part]}
+        step, rate = ([row[key] for row in rows] for key in ("step", "rate"))
+        return plots.sequence_curves(step, losses, rate, ends, ax, new=new, label=f"{part} loss")
+
+    return drawing
+
+
 def _baseline_objective(facts: Facts) -> float | None:
     """The objective of uniform weights on the search's own targets: that of its first evaluation, where it starts from them."""
     search = facts.run.config.get("search")
@@ -127,6 +162,9 @@ def _alphabet(facts: Facts) -> int | None:
 
 def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
     """Title, caption and drawing function of each figure that there are numbers for, by file name."""
+    if continues(facts):
+        parts = ("test", "validation") if facts.history else ()
+        return {f"sequence_{part}": (*TEXTS[f"sequence_{part}"], _sequence_drawing(facts, part)) for part in parts}
     curves, summary = facts.curves, facts.summary
 
     def loss(which: str) -> Callable[[Any], Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from olm.records import atomic_write
-from olm.report.figures import Facts, draw, gather, mappings, scalar
+from olm.report.figures import Facts, continues, draw, gather, mappings, scalar
 
 __all__ = ["write_report"]
 
@@ -45,6 +45,14 @@ _FILES = {
     "law.npz": "the same step by step, what its figures show",
     "state.npz": "where the search continues from",
 }
+_SEQUENCE_FILES = {
+    "params.npz": "the parameters at the end of the last phase",
+    "curves.npz": "the loss of every dataset and the learning rate at each evaluation",
+    "state.npz": "where the run continues from",
+}
+_ABOUT = "A learning policy, found by differentiating through whole training runs."
+_SEQUENCE_ABOUT = "A model trained on a sequence of datasets, each of them measured all along."
+_EVALUATION = ("evaluation", "objective", "validation", "rate", "accepted", "seconds", "message")
 
 
 def _text(value: Any) -> str:
@@ -76,6 +84,8 @@ def _duration(value: Any) -> str:
 
 def _headline(facts: Facts) -> list[tuple[str, str, str]]:
     """(what, value, remark) of the numbers at the top; absent ones are left out."""
+    if continues(facts):
+        return _sequence_headline(facts)
     summary = facts.summary
     tiles = []
     if "acceleration" in summary:
@@ -96,6 +106,36 @@ def _headline(facts: Facts) -> list[tuple[str, str, str]]:
         tiles.append(("evaluations", _text(count), f"training runs with their gradient{kept}"))
     if "seconds" in summary:
         tiles.append(("time", _duration(summary["seconds"]), "wall clock of the search"))
+    return tiles
+
+
+def _sequence_headline(facts: Facts) -> list[tuple[str, str, str]]:
+    """The same of a run over a sequence of datasets; losses are those of test data."""
+    summary, phases = facts.summary, mappings(facts.summary.get("account"))
+    tiles = []
+    if "adaptation" in summary:
+        new = f"{_text(phases[-1]['new'])}, the last new dataset" if phases and "new" in phases[-1] else "the last new dataset"
+        tiles.append(("adaptation", _text(summary["adaptation"]), f"nats per token: the test loss of {new}; lower is better"))
+    forgetting = summary.get("forgetting")
+    for name, rise in forgetting.items() if isinstance(forgetting, Mapping) else ():
+        remark = "nats per token that its test loss is above what it was once learned, or at the start; below 0 it has improved"
+        tiles.append((f"forgetting of {name}", _text(rise), remark))
+    if "mean" in summary:
+        tiles.append(("mean loss", _text(summary["mean"]), "nats per token, of the datasets seen, on test data; lower is better"))
+    tokens: dict[str, int] = {}
+    replayed = []
+    for phase in phases:
+        read, shares = (part if isinstance(part, Mapping) else {} for part in (phase.get("tokens"), phase.get("share")))
+        tokens = {
+            name: tokens.get(name, 0) + int(scalar(count) or 0) for name, count in {**dict.fromkeys(tokens), **read}.items()
+        }
+        replayed.append(sum(scalar(share) or 0.0 for name, share in shares.items() if name != phase.get("new")))
+    tiles += [(f"tokens of {name}", f"{count:,}", "read in training") for name, count in tokens.items() if count]
+    if replayed:
+        remark = "of the tokens" + (" of each phase" if len(replayed) > 1 else "") + " were not of the new dataset"
+        tiles.append(("replay share", " → ".join(f"{100 * share:.3g}%" for share in replayed), remark))
+    if done := [row["step"] for row in facts.history if isinstance(row.get("step"), int)]:
+        tiles.append(("steps", f"{done[-1]:,}", f"done, with {len(done)} evaluations"))
     return tiles
 
 
@@ -151,6 +191,18 @@ def _table(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[str,
     return {"heads": [head.replace("_", " ") for head in heads], "rows": cells} if rows else None
 
 
+def _sequence_table(rows: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The evaluations of a run over a sequence of datasets, with a column for every loss and count of each dataset."""
+    flat: list[Mapping[str, Any]] = []
+    for row in rows:
+        plain = {key: row[key] for key in ("step", "phase", "new", "rate") if key in row}
+        parts = {part: row[part] for part in ("test", "validation", "tokens") if isinstance(row.get(part), Mapping)}
+        flat.append(plain | {f"{part} {name}": value for part, values in parts.items() for name, value in values.items()})
+    heads = list(dict.fromkeys(key for row in flat for key in row))
+    table = _table(flat, ())
+    return table and table | {"heads": heads}  # names of datasets as they are, underscores and all
+
+
 def write_report(run_path: str | os.PathLike[str], on_missing: Callable[[str], None] | None = None) -> Path:
     """Write ``report.html`` into a run folder: headline numbers, claims, figures, settings, versions, messages, commands.
 
@@ -180,6 +232,9 @@ def write_report(run_path: str | os.PathLike[str], on_missing: Callable[[str], N
     if on_missing is not None:
         for line in facts.missing:
             on_missing(line)
+    sequence = continues(facts)
+    command, files = ("continue", _FILES | _SEQUENCE_FILES) if sequence else ("search", _FILES)
+    rows = mappings(facts.history)
     task = run.config.get("task")
     name = task.get("name") if isinstance(task, dict) else task
     said = [(row.get("evaluation", place), row.get("message")) for place, row in enumerate(facts.history)]
@@ -194,17 +249,17 @@ def write_report(run_path: str | os.PathLike[str], on_missing: Callable[[str], N
         figures=figures,
         missing=facts.missing,
         messages=[(evaluation, _text(message)) for evaluation, message in said if message],
-        history=_table(
-            mappings(facts.history), ("evaluation", "objective", "validation", "rate", "accepted", "seconds", "message")
-        ),
+        about=_SEQUENCE_ABOUT if sequence else _ABOUT,
+        history=_sequence_table(rows) if sequence else _table(rows, _EVALUATION),
         grid=_table(
             mappings(summary.get("grid")), ("side", "learning_rate", "searched_at", "area_validation", "area_test", "final_test")
         ),
         config=_flat(run.config),
         versions=_flat(summary["versions"]) if isinstance(summary.get("versions"), dict) else [],
         reproduce=shlex.join(run.command) if run.command else "",
-        resume="" if run.config.get("kind") == "train" else shlex.join(["olm", "search", "--resume", str(run.path)]),
+        resume="" if run.config.get("kind") == "train" else shlex.join(["olm", command, "--resume", str(run.path)]),
+        resume_about="Go on where the run was stopped" if sequence else "Continue the search, with more evaluations if wanted",
         rebuild=shlex.join(["olm", "report", str(run.path)]),
-        files=[(file, about) for file, about in _FILES.items() if (run.path / file).exists()],
+        files=[(file, about) for file, about in files.items() if (run.path / file).exists()],
     )
     return atomic_write(run.path / "report.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))

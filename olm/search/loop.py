@@ -326,7 +326,7 @@ class _Search(NamedTuple):
         loop, weights = program(self.task, self.learner, self.policy, self.steps), self.objective.weights(self.steps)
         curves = {name: np.full(self.steps + 1, np.nan) for name in ("target", "test")}
         objectives: Any = 0.0
-        for step, carry in walk(loop, arguments, carry, map(int, looks)):  # noqa: PLR1704, B020
+        for step, carry in walk(loop, arguments, carry, map(int, looks)):  # noqa: B020
             seen = _losses(loop, carry, arguments.data)
             objectives = objectives + weights[step] * np.asarray(seen["sample"], np.float64)
             for name in curves.keys() & seen.keys():

@@ -1,0 +1,446 @@
+"""Continual training: plans exact to the token, the core's loop, gradients in shares and rates, runs that go on after a kill."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import olm
+from olm import schedules
+from olm.continual import experiment
+from olm.continual.experiment import Adam, learner, measure, settings, task, train_sequence
+from olm.continual.merge import ties
+from olm.continual.plan import account, counts, plan, replay_shares, union
+from olm.continual.search import find_schedule, realised, relaxed
+from olm.errors import DivergenceError, InputError
+from olm.learner import reset_at
+from olm.models.transformer import TransformerConfig
+from olm.policy import combined, learning_rate, mixture
+from olm.records import Run
+from olm.tasks import sequence
+from olm.tasks.sequence import Dataset
+
+B, L = 4, 6
+MODEL = TransformerConfig(vocabulary=96, length=L, width=8, layers=1, heads=2)
+
+
+def bare(name: str, rows: int) -> Dataset:
+    """A dataset of which only the number of windows counts."""
+    return Dataset(name, np.zeros((rows, L + 1), np.int32), np.zeros((2, L + 1)), np.zeros((2, L + 1)), 96, "ids")
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Dataset, ...]:
+    return sequence.stories("strong", 3, rows=48, validation=4, test=6, length=L, vocabulary=96, datasets=3)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@given(share=st.integers(0, 999), batch=st.integers(1, 40), steps=st.integers(1, 120))
+def test_shares_of_two_datasets_are_met_within_half_an_example_at_every_step(share: int, batch: int, steps: int) -> None:
+    found = counts([share / 1000, 1 - share / 1000], batch, steps)
+    assert (found.sum(1) == batch).all()
+    assert (found >= 0).all()
+    so_far = np.cumsum(found[:, 0])
+    assert (np.abs(so_far * 1000 - share * batch * np.arange(1, steps + 1)) <= 500).all()  # in whole numbers: no tolerance
+
+
+@given(seed=st.integers(0, 100), datasets=st.integers(2, 5), batch=st.integers(1, 9))
+def test_shares_that_change_are_met_too(seed: int, datasets: int, batch: int) -> None:
+    shares = np.random.default_rng(seed).dirichlet(np.full(datasets, 0.3), 50)
+    found = counts(shares, batch)
+    assert (found.sum(1) == batch).all()
+    assert (found >= 0).all()
+    assert np.abs(np.cumsum(found, 0) - batch * np.cumsum(shares, 0)).max() < datasets
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5])
+def test_replay_is_counted_and_ordered_exactly(replay: float) -> None:
+    """The published shares over 400 steps of 4: each a whole number of windows, all in order, none twice."""
+    made = plan([bare("old", 900), bare("new", 1700)], [400], np.ones(400), batch_size=B, replay=replay, first=1)
+    old = made.order < 900
+    assert old.sum() == round(replay * 1600)
+    assert (old.sum(1) == made.counts[:, 0]).all()
+    assert made.order[old].tolist() == list(range(round(replay * 1600)))
+    assert made.order[~old].tolist() == list(range(900, 900 + 1600 - round(replay * 1600)))
+    (phase,) = account(made, [bare("old", 900), bare("new", 1700)])
+    assert phase["tokens"] == {"old": round(replay * 1600) * L, "new": (1600 - round(replay * 1600)) * L}
+    assert phase["total"] == 1600 * L
+
+
+def test_three_datasets_replay_all_earlier_ones_from_their_beginnings() -> None:
+    three = [bare("a", 90), bare("b", 30), bare("c", 60)]
+    made = plan(three, [20, 5, 10], np.ones(35), batch_size=B, replay=[0.0, 0.4, 0.5])
+    assert made.ends == (20, 25, 35)
+    assert made.new == (0, 1, 2)
+    assert made.resets == (20, 25)
+    last = made.order[25:]
+    replayed = [int(((last >= low) & (last < high)).sum()) for low, high in ((0, 90), (90, 120), (120, 180))]
+    assert replayed == [15, 5, 20]
+    assert last[last < 90].tolist() == list(range(15))
+    assert [part["share"]["a"] for part in account(made, three)] == [1.0, 0.4, 15 / 40]
+    assert plan(three, [20, 5, 10], np.ones(35), batch_size=B, reset=False).resets == ()
+
+
+def test_a_union_reads_every_dataset_by_its_length() -> None:
+    two = [bare("a", 40), bare("b", 40)]
+    made = union(two, [8, 4], np.ones(12), batch_size=3)
+    assert made.counts.sum(0).tolist() == [24, 12]
+    assert account(made, two)[0]["tokens"] == {"a": 24 * L, "b": 12 * L}
+
+
+def test_the_accounting_notices_an_order_that_is_not_the_plans() -> None:
+    two = [bare("a", 40), bare("b", 40)]
+    made = plan(two, [5], np.ones(5), batch_size=B, replay=0.25, first=1)
+    shuffled = made.order.copy()
+    shuffled[[0, 1]] = shuffled[[1, 0]]
+    with pytest.raises(RuntimeError, match="own order"):
+        account(made._replace(order=shuffled), two)
+    with pytest.raises(RuntimeError, match="another number"):
+        account(made._replace(counts=made.counts[:, ::-1]), two)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"replay": 1.0}, "0 up to but not 1"),
+        ({"replay": 5}, "5 per cent is 0.05"),
+        ({"replay": -0.1}, "share of earlier data"),
+        ({"replay": True}, "share of earlier data"),
+        ({"replay": [0.1, 0.2]}, "2 replay shares for 1 phases"),
+        ({"steps": [30]}, r"'b' has 240 tokens in 1 reading\(s\) and the run asks for 540: 300 are missing"),
+        ({"steps": []}, "give one for each"),
+        ({"steps": [5, 5, 5]}, "there are 2 datasets"),
+        ({"steps": [0]}, "steps of phase 1"),
+        ({"rates": np.ones(3)}, "10 steps in all"),
+        ({"rates": np.full(10, np.nan)}, "finite"),
+        ({"rates": np.zeros(10)}, "not all zero"),
+        ({"shares": np.ones((10, 3)) / 3}, r"give \[10, 2\]"),
+        ({"shares": np.ones((10, 2))}, "sum to one"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
+    steps = change.pop("steps", [10])
+    rates = change.pop("rates", np.ones(sum(steps)))
+    with pytest.raises(InputError, match=message):
+        plan([bare("a", 40), bare("b", 40)], steps, rates, **{"batch_size": B, "replay": 0.25, "first": 1, **change})
+
+
+def test_a_dataset_may_be_read_again_when_asked() -> None:
+    two = [bare("a", 40), bare("b", 40)]
+    made = plan(two, [20], np.ones(20), batch_size=B, first=1, epochs=2)
+    assert made.order.ravel().tolist() == [*range(40, 80), *range(40, 80)]
+    assert account(made, two)[0]["tokens"]["b"] == 80 * L
+
+
+def test_a_share_of_replay_is_spread_by_size() -> None:
+    assert replay_shares(0.3, [100, 50, 70]).tolist() == pytest.approx([0.2, 0.1, 0.7])
+    assert replay_shares(0.3, [100]).tolist() == [1.0]
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_is_the_cores_training_with_an_order_and_rates(data) -> None:
+    """`olm.train` with the plan's order and rates ends in the same parameters; another order does not."""
+    rates = np.asarray(schedules.rates(schedules.rewarmed(3e-2, 3e-3, [7, 6]), 13), np.float64)
+    made = plan(data[:2], [7, 6], rates, batch_size=B, replay=0.25)
+    key = jax.random.key(1)
+    run = train_sequence(data[:2], MODEL, made, key=key, evaluate_every=4, last=5)
+    whole, how = task(data[:2], MODEL), learner(Adam(), B, made.resets)
+
+    def ends(order: np.ndarray) -> Any:
+        phi = jnp.asarray(rates, jnp.float32)
+        return olm.train(whole, how, olm.policy.learning_rate(), phi, steps=13, key=key, order=order).params
+
+    def distance(a: Any, b: Any) -> float:
+        return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    assert distance(run.params, ends(made.order)) < 1e-6
+    assert distance(run.params, ends(made.order[::-1])) > 1e-3
+
+
+def test_two_phases_are_two_runs_the_second_with_a_new_optimiser(data) -> None:
+    rates = np.full(12, 2e-2)
+    key = jax.random.key(1)
+
+    def whole(reset: bool) -> Any:
+        made = plan(data[:2], [6, 6], rates, batch_size=B, replay=0.25, reset=reset)
+        return train_sequence(data[:2], MODEL, made, key=key, evaluate_every=6, last=2)
+
+    first = train_sequence(data[:1], MODEL, plan(data[:1], [6], rates[:6], batch_size=B), key=key, evaluate_every=6, last=2)
+    second = plan(data[:2], [6], rates[6:], batch_size=B, replay=0.25, first=1)
+    continued = train_sequence(data[:2], MODEL, second, key=key, params=first.params, evaluate_every=6, last=2)
+    apart = [
+        max(
+            float(jnp.abs(x - y).max())
+            for x, y in zip(jax.tree.leaves(continued.params), jax.tree.leaves(run.params), strict=True)
+        )
+        for run in (whole(True), whole(False))
+    ]
+    assert apart[0] < 1e-6
+    assert apart[1] > 1e-3
+    # Forgetting is counted from the end of the first phase, or from what one says was there before.
+    together = whole(True)
+    old = data[0].name
+    expected = together.final["test"][1][0] - together.final["test"][0][0]
+    assert together.measures()["forgetting"][old] == pytest.approx(expected)
+    assert continued.measures(before=together.final["test"][0])["forgetting"][old] == pytest.approx(expected, abs=1e-5)
+
+
+def test_final_losses_are_means_over_the_last_steps(data) -> None:
+    made = plan(data[:1], [12], np.full(12, 1e-2), batch_size=B)
+    run = train_sequence(data[:1], MODEL, made, key=jax.random.key(0), evaluate_every=5, last=4)
+    steps = [row["step"] for row in run.rows]
+    assert steps == [0, 5, 9, 10, 11, 12]  # every 5, and each of the last 4
+    window = [row["test"][data[0].name] for row in run.rows if row["step"] > 8]
+    assert run.final["test"][0][0] == pytest.approx(np.mean(window))
+    assert run.rows[-1]["test"][data[0].name] == pytest.approx(measure(run.params, data[:1], MODEL)["test"][data[0].name])
+    assert run.rows[-1]["tokens"] == {data[0].name: 12 * B * L}
+    # By hand, one window at a time.
+    losses = task(data[:1], MODEL).losses
+    by_hand = np.mean([float(losses(run.params, {"tokens": jnp.asarray(w[None])})[0]) for w in data[0].test])
+    assert run.rows[-1]["test"][data[0].name] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(data, tmp_path, monkeypatch) -> None:
+    made = plan(data[:2], [6, 6], np.full(12, 2e-2), batch_size=B, replay=0.25)
+    config = settings(data[:2], MODEL, made, Adam())
+    options = {"key": jax.random.key(1), "evaluate_every": 2, "last": 2, "save_every": 0.0}
+    with Run.create(tmp_path / "whole", config) as run:
+        train_sequence(data[:2], MODEL, made, run=run, **options)
+    original, calls = experiment.evaluator, itertools.count()
+
+    def breaks(*arguments: Any) -> Any:
+        evaluate = original(*arguments)
+
+        def seen(params: Any) -> Any:
+            if next(calls) == 4:
+                raise KeyboardInterrupt
+            return evaluate(params)
+
+        return seen
+
+    monkeypatch.setattr(experiment, "evaluator", breaks)
+    with Run.create(tmp_path / "cut", config) as run, pytest.raises(KeyboardInterrupt):
+        train_sequence(data[:2], MODEL, made, run=run, **options)
+    monkeypatch.setattr(experiment, "evaluator", original)
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    with Run.resume(tmp_path / "cut", config) as run:
+        train_sequence(data[:2], MODEL, made, run=run, **options)
+    for name in ("params.npz", "curves.npz", "metrics.jsonl", "summary.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    # Other data of the same shape are another run.
+    changed = (data[0]._replace(train=data[0].train[::-1]), data[1])
+    with pytest.raises(InputError, match=r"data\.fingerprint"):
+        Run.resume(tmp_path / "cut", settings(changed, MODEL, made, Adam()))
+
+
+def test_losses_that_are_not_finite_end_a_run_with_a_reason(data) -> None:
+    made = plan(data[:1], [8], np.full(8, 1e30), batch_size=B)
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        train_sequence(data[:1], MODEL, made, key=jax.random.key(0), evaluate_every=4)
+
+
+def test_a_model_of_another_vocabulary_or_length_is_refused(data) -> None:
+    with pytest.raises(InputError, match="64 token ids, the datasets have 96"):
+        task(data, TransformerConfig(vocabulary=64, length=L, width=8, layers=1, heads=2))
+    with pytest.raises(InputError, match="longer than the model's length 4"):
+        task(data, TransformerConfig(vocabulary=96, length=4, width=8, layers=1, heads=2))
+
+
+# --- orders, starts and resets in the core ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([[0, 1]], "order has shape"),
+        ([[0.0, 1.0], [0.0, 1.0]], "order has shape"),
+        ([[0, 9], [0, 1]], "examples 0 … 9: there are 4"),
+    ],
+)
+def test_an_order_that_does_not_fit_is_refused(order: Any, message: str) -> None:
+    toy = olm.Task(lambda key: jnp.zeros(2), lambda w, x: (x - w.sum()) ** 2, jnp.arange(4.0), jnp.ones(1))
+    with pytest.raises(InputError, match=message):
+        olm.train(toy, olm.Learner(optax.sgd(0.1), 2), olm.policy.uniform(), (), steps=2, key=jax.random.key(0), order=order)
+    with pytest.raises(InputError, match="params have shapes"):
+        olm.train(
+            toy, olm.Learner(optax.sgd(0.1), 2), olm.policy.uniform(), (), steps=2, key=jax.random.key(0), params=jnp.zeros(3)
+        )
+
+
+def test_an_optimiser_forgets_where_it_is_told_to() -> None:
+    """Adam reset before step 3 of 6 is Adam twice, count and moments; and the reset has a derivative."""
+    inner = optax.scale_by_adam(eps_root=1e-8)
+    gradients = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+
+    def updates(optimiser: Any, gs: Any) -> list[Any]:
+        state, found = optimiser.init(jnp.zeros(3)), []
+        for g in gs:
+            u, state = optimiser.update(g, state)
+            found.append(u)
+        return found
+
+    together = updates(reset_at(inner, [3]), gradients)
+    apart = updates(inner, gradients[:3]) + updates(inner, gradients[3:])
+    assert np.array_equal(np.stack(together), np.stack(apart))
+    assert not np.allclose(np.stack(updates(reset_at(inner, []), gradients)), np.stack(apart))
+    with pytest.raises(InputError, match="reset_at"):
+        reset_at(inner, [-1])
+
+
+# --- gradients in shares and rates -------------------------------------------------------------------------------------
+
+
+def richardson(function: Any, x: float, h: float) -> float:
+    """A derivative by central differences, extrapolated twice: error O(h⁶)."""
+    d = [(function(x + h / 2**i) - function(x - h / 2**i)) / (2 * h / 2**i) for i in range(3)]
+    e = [(4 * d[i + 1] - d[i]) / 3 for i in range(2)]
+    return (16 * e[1] - e[0]) / 15
+
+
+def test_gradients_of_the_final_losses_reach_shares_rates_and_peak_through_the_whole_sequence(x64, data) -> None:
+    """Float64, AdamW with clipping, two phases with a reset between them, old and new losses weighed: within 1e-8."""
+    two = data[:2]
+    made = plan(two, [5, 6], np.ones(11), batch_size=B, replay=0.25)
+    sizes = tuple(len(one.train) for one in two)
+    run = relaxed(two, MODEL, lambda t: 0.02, 6, batch_size=B, replay=0.3, old_weight=0.7, pieces=3, last=4, every=2)
+    whole, objective = run.task, olm.objective.weighted(jnp.asarray([*[0.0] * 8, 0.25, 0.25, 0.25, 0.25]))
+    for rate, where in (
+        (learning_rate(), [(1, 3), (1, 9)]),
+        (learning_rate(pieces=4), [(1, 0), (1, 3)]),
+        (learning_rate(pieces=0), [(1, 0)]),
+    ):
+        policy = combined(mixture(sizes, 3), rate)
+        how = learner(Adam(), B, made.resets, 0.02)
+        _, factors = policy.init(11, sum(sizes), B)
+        phi = (jnp.asarray([[0.3, 0.7], [0.2, 0.8], [0.45, 0.55]]), jnp.linspace(0.5, 1.2, factors.size))
+        arguments = {"steps": 11, "key": jax.random.key(0), "order": made.order, "objective": objective}
+
+        @jax.jit
+        def value(phi: Any, policy: Any = policy, how: Any = how, arguments: Any = arguments) -> Any:
+            curve = olm.train(whole, how, policy, phi, **{k: v for k, v in arguments.items() if k != "objective"})
+            return jnp.dot(objective.weights(11), curve.target)
+
+        _, gradient = olm.policy_gradient(whole, how, policy, phi, **arguments)
+        for leaf, place in [(0, (1, 0)), (0, (2, 1)), *where]:
+
+            def moved(x: float, leaf: int = leaf, place: Any = place) -> float:
+                changed = [jnp.asarray(part) for part in phi]
+                changed[leaf] = changed[leaf].at[place].set(x)
+                return float(value(tuple(changed)))
+
+            at = float(phi[leaf][place])
+            expected = richardson(moved, at, 1e-4)  # larger steps meet kinks of the ReLU
+            assert abs(float(gradient[leaf][place]) - expected) <= 1e-8, (rate.config, leaf, place)
+            assert abs(expected) > 1e-6
+
+
+def test_a_mixture_weighs_datasets_and_not_numbers_of_examples() -> None:
+    policy = mixture((3, 5), 2)
+    phi = jnp.asarray([[0.2, 0.8], [0.9, 0.1]])
+    index = jnp.asarray([0, 4, 5, 7])
+    early, late = (np.asarray(policy.weights(phi, olm.Time(jnp.int32(t), 10), index, None)) for t in (4, 5))
+    assert early.tolist() == pytest.approx([0.2, *[0.8 / 3] * 3])
+    assert late.tolist() == pytest.approx([0.9, *[0.1 / 3] * 3])
+    # Where a batch has one dataset alone that one has all the weight.
+    assert np.asarray(policy.weights(phi, olm.Time(jnp.int32(0), 10), jnp.asarray([3, 4]), None)).tolist() == [0.5, 0.5]
+    with pytest.raises(InputError, match="the datasets have 8 examples, the task has 9"):
+        policy.init(4, 9, 2)
+
+
+def test_policies_of_datasets_and_rates_are_saved_and_read(tmp_path) -> None:
+    policy = combined(mixture((3, 5), 2), learning_rate(3.0, pieces=4))
+    phi = policy.init(10, 8, 4)
+    again, read = olm.policy.load(olm.policy.save(tmp_path / "p.npz", policy, phi))
+    assert (again.name, again.config) == (policy.name, policy.config)
+    assert combined(mixture((3, 5), 2), learning_rate()) is combined(mixture((3, 5), 2), learning_rate())
+    assert [x.shape for x in read] == [(2, 2), (5,)]
+    with pytest.raises(InputError, match="give a policy of weights and then one of rates"):
+        combined(learning_rate(), learning_rate())
+
+
+# --- the search --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_search_lowers_the_final_losses_and_is_made_plain(data) -> None:
+    two = sequence.stories("strong", 3, rows=400, validation=16, test=16, length=L, vocabulary=96)
+    key, steps = jax.random.key(0), 40
+    first = train_sequence(two[:1], MODEL, plan(two[:1], [60], np.full(60, 2e-2), batch_size=B), key=key, evaluate_every=60)
+    schedule = schedules.warmup_cosine(2e-2, 2e-3, steps, 2)
+    found = find_schedule(
+        two,
+        MODEL,
+        schedule,
+        steps,
+        params=first.params,
+        key=key,
+        batch_size=B,
+        replay=0.05,
+        pieces=4,
+        evaluations=5,
+        last=10,
+        every=5,
+    )
+    history = found.solution.history
+    assert found.solution.measures["objective_ratio"] < 1
+    assert len(history) == 5
+    assert found.plan.order.shape == (steps, B)
+    assert np.abs(np.cumsum(found.plan.counts[:, 0]) - B * np.cumsum(found.shares[:, 0])).max() <= 0.5 + 1e-9
+    assert account(found.plan, two)[0]["total"] == steps * B * L
+    # Shares that are whole numbers of examples at every step, and the start's rates: then the plain run is the relaxed one.
+    run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.25, pieces=4, last=10, every=5)
+    made, _, rates = realised(run, run.phi, two, schedule)
+    assert np.array_equal(made.order, run.order)
+    assert rates == pytest.approx(np.asarray(schedules.rates(schedule, steps)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"replay": 0.0}, "replay is 0"),
+        ({"reserve": 0.01}, "leaves none of one kind"),
+        ({"old_weight": 1.0}, "old_weight is 1"),
+        ({"datasets": 1}, "two datasets or more"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(data, change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"batch_size": B, "replay": 0.1, **change}
+    used = data[: arguments.pop("datasets", 2)]
+    with pytest.raises(InputError, match=message):
+        relaxed(used, MODEL, lambda t: 0.01, 5, **arguments)
+
+
+# --- merging -----------------------------------------------------------------------------------------------------------
+
+
+def test_ties_is_its_definition_entry_by_entry() -> None:
+    generator = np.random.default_rng(2)
+    base = {"a": generator.normal(size=(3, 4)), "b": generator.normal(size=5)}
+    models = [{name: x + generator.normal(size=x.shape) for name, x in base.items()} for _ in range(3)]
+    found = ties(base, models, keep=0.4, scale=0.7)
+    vectors = [np.concatenate([(model[name] - base[name]).ravel() for name in "ab"]) for model in models]
+    expected = np.concatenate([base[name].ravel() for name in "ab"])
+    kept = [set(np.argsort(-np.abs(v))[: round(0.4 * v.size)].tolist()) for v in vectors]
+    for i in range(expected.size):
+        values = [v[i] for v, k in zip(vectors, kept, strict=True) if i in k]
+        sign = np.sign(sum(values))
+        agreeing = [x for x in values if np.sign(x) == sign]
+        expected[i] += 0.7 * np.mean(agreeing) if agreeing else 0.0
+    assert np.concatenate([np.ravel(found[name]) for name in "ab"]) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(InputError, match="1 model to merge"):
+        ties(base, models[:1])
+    with pytest.raises(InputError, match="keep"):
+        ties(base, models, keep=0.0)
