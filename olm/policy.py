@@ -9,6 +9,7 @@ both. A policy of one's own is a `Policy` of functions.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from olm.types import Array, Box, Free, Policy, PyTree, Simplex, Task, Time
 __all__ = [
     "combined",
     "join",
+    "late",
     "learning_rate",
     "load",
     "loss_features",
@@ -325,6 +327,57 @@ def _combined(of: Policy, by: Policy) -> Policy:
     )
 
 
+def late(policy: Policy | tuple[Any, ...], share: float = 0.5) -> Policy:
+    """A policy over the last part of a run; before it, its first values hold, and have no derivative.
+
+    With H = ⌈share · T⌉ step t is that policy's step max(t − (T − H), 0) of H. Long runs at good learning rates are chaotic:
+    derivatives through all of their steps grow beyond use, those through the last ones do not (truncated backpropagation; the
+    values before still follow φ, so that a share found for the end serves the beginning too).
+
+    Args:
+      policy: one whose parameters are shared by all steps, such as ``mixture(sizes, 8)``; or its (name, config).
+      share: H/T, above 0, at most 1.
+
+    Returns:
+      A `Policy` with the parameters of ``policy``.
+
+    Raises:
+      InputError: for a share outside (0, 1], or a policy with a parameter for each step.
+
+    Source: Metz et al. 2021 (arXiv 2111.05803) on gradients of chaotic runs.
+
+    >>> early = late(learning_rate(pieces=1), 0.5)
+    >>> [float(early.rate(jnp.array([1.0, 0.0]), Time(t, 10))) for t in (0, 5, 7, 9)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+    return _late(policy if isinstance(policy, Policy) else named(policy[0], dict(policy[1])), share)
+
+
+@functools.cache
+def _late(policy: Policy, share: float) -> Policy:
+    if not 0 < share <= 1:
+        raise InputError(f"late(share={share}): give a share above 0, at most 1")
+    if any(jax.tree.leaves(policy.stepwise)):
+        raise InputError(f"late({policy.name}): it has a parameter for each step: choose one with pieces")
+
+    def at(phi: PyTree, t: Time) -> tuple[PyTree, Time]:
+        steps = max(1, math.ceil(share * t.steps))
+        before = t.step < t.steps - steps
+        kept = jax.tree.map(lambda x: jnp.where(before, jax.lax.stop_gradient(x), x), phi)
+        return kept, Time(jnp.maximum(t.step - (t.steps - steps), 0), steps)
+
+    def weights(phi: PyTree, t: Time, index: Array, features: PyTree) -> Array:
+        return policy.weights(*at(phi, t), index, features)
+
+    rated = policy.rate
+    return policy._replace(
+        name="late",
+        weights=weights,
+        rate=None if rated is None else lambda phi, t: rated(*at(phi, t)),
+        config=(("policy", (policy.name, policy.config)), ("share", share)),
+    )
+
+
 def split(policy: Policy, phi: PyTree) -> tuple[PyTree, PyTree]:
     """φ as (shared, rows): leaves used whole at every step, and leaves of which step t uses row t; None elsewhere.
 
@@ -407,7 +460,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-NAMES = ("uniform", "table", "static", "piecewise", "scorer", "mixture", "learning_rate", "combined")
+NAMES = ("uniform", "table", "static", "piecewise", "scorer", "mixture", "learning_rate", "combined", "late")
 
 
 def named(name: object, config: Any = None, where: str = "", more: Mapping[str, Callable[..., Policy]] | None = None) -> Policy:

@@ -20,16 +20,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from olm.adjoint import direct
 from olm.continual.experiment import Adam, learner, task
 from olm.continual.plan import Plan, plan
 from olm.errors import InputError, check_number, check_whole
 from olm.models.transformer import TransformerConfig
 from olm.objective import Objective, weighted
-from olm.policy import combined, learning_rate, mixture
+from olm.policy import combined, late, learning_rate, mixture
 from olm.records import Run
 from olm.schedules import rates as rates_of
 from olm.search import Method, Solution, find_policy, mirror_descent
@@ -37,6 +39,9 @@ from olm.tasks.sequence import Dataset
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 
 __all__ = ["Found", "Relaxed", "find_schedule", "realised", "relaxed"]
+
+METHOD = {"fall": 0.02, "largest": 2.0}
+"""Settings of mirror descent for a few shares and factors: what suits tables of thousands of weights moves these too little."""
 
 
 class Relaxed(NamedTuple):
@@ -48,6 +53,8 @@ class Relaxed(NamedTuple):
       order: [T, B], each dataset in its own order.
       objective: weights of the last steps.
       steps: T.
+      datasets: the earlier ones and the new one.
+      schedule: the learning rate of factor 1.
     """
 
     task: Task
@@ -57,6 +64,8 @@ class Relaxed(NamedTuple):
     order: np.ndarray
     objective: Objective
     steps: int
+    datasets: tuple[Dataset, ...]
+    schedule: optax.Schedule
 
 
 class Found(NamedTuple):
@@ -95,9 +104,10 @@ def relaxed(
     *,
     batch_size: int,
     replay: float,
-    reserve: float = 0.25,
+    reserve: float = 0.5,
     old_weight: float = 0.5,
     pieces: int = 8,
+    horizon: float = 0.5,
     upper: float = 4.0,
     last: int = 100,
     every: int = 10,
@@ -114,7 +124,8 @@ def relaxed(
       replay: share of earlier data to start from, above 0.
       reserve: share of the examples of a batch that are earlier data, whatever they weigh.
       old_weight: share of the earlier datasets in the objective, split evenly; the new one has the rest.
-      pieces: P, stretches of the run with shares of their own, and with rate factors linear in between.
+      pieces: P, stretches with shares of their own, and with rate factors linear in between.
+      horizon: share of the run that they divide, its end; before it the first values hold (`olm.policy.late`).
       upper: the largest rate factor.
       last, every: the objective is the mean over every so many of the last steps.
       adam: the optimiser.
@@ -147,7 +158,7 @@ def relaxed(
         replay=old / batch_size,
         first=len(datasets) - 1,
     )
-    policy = combined(mixture(sizes, pieces), learning_rate(upper, pieces))
+    policy = late(combined(mixture(sizes, pieces), learning_rate(upper, pieces)), horizon)
     start = np.append(replay * earlier, 1 - replay)
     phi = (
         jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), (pieces, len(sizes))),
@@ -170,57 +181,47 @@ def relaxed(
         fixed.order,
         weighted(at / at.sum()),
         steps,
+        tuple(datasets),
+        schedule,
     )
 
 
-def realised(
-    run: Relaxed, phi: PyTree, datasets: Sequence[Dataset], schedule: optax.Schedule
-) -> tuple[Plan, np.ndarray, np.ndarray]:
+def realised(run: Relaxed, phi: PyTree) -> tuple[Plan, np.ndarray, np.ndarray]:
     """Shares and factors made plain: whole examples a batch, and a rate for every step.
 
     Args:
       run: as `relaxed` made it.
       phi: (shares [P, D], factors [P+1]).
-      datasets, schedule: as for `relaxed`.
 
     Returns:
       The `Plan`, shares [T, D] and rates [T].
 
     No example: see `find_schedule`.
     """
-    shares_PxD, _ = phi
-    pieces = len(shares_PxD)
-    t = np.arange(run.steps)
-    shares = np.asarray(shares_PxD, np.float64)[t * pieces // run.steps]
-    shares = shares / shares.sum(1, keepdims=True)
     by = run.policy.rate
     assert by is not None
-    factors = np.array([float(by(phi, Time(jnp.int32(step), run.steps))) for step in t])
-    rates = np.maximum(np.asarray(rates_of(schedule, run.steps), np.float64) * factors, 0)
+    sizes = [len(one.train) for one in run.datasets]
+    one_of_each = jnp.asarray(np.cumsum([0, *sizes[:-1]]))  # a batch with one example of every dataset shows the shares
+
+    def at(step: Array) -> tuple[Array, Array]:
+        t = Time(step, run.steps)
+        return run.policy.weights(phi, t, one_of_each, None), by(phi, t)
+
+    shares, factors = (np.asarray(x, np.float64) for x in jax.vmap(at)(jnp.arange(run.steps)))
+    shares = shares / shares.sum(1, keepdims=True)
+    rates = np.maximum(np.asarray(rates_of(run.schedule, run.steps), np.float64) * factors, 0)
     batch = run.order.shape[1]
-    made = plan(datasets, [run.steps], rates, batch_size=batch, first=len(datasets) - 1, shares=shares)
+    made = plan(run.datasets, [run.steps], rates, batch_size=batch, first=len(run.datasets) - 1, shares=shares)
     return made, shares, rates
 
 
 def find_schedule(
-    datasets: Sequence[Dataset],
-    model: TransformerConfig,
-    schedule: optax.Schedule,
-    steps: int,
+    run: Relaxed,
     *,
     params: PyTree,
     key: Array,
-    batch_size: int,
-    replay: float = 0.05,
-    reserve: float = 0.25,
-    old_weight: float = 0.5,
-    pieces: int = 8,
-    upper: float = 4.0,
-    last: int = 100,
-    every: int = 10,
-    evaluations: int = 8,
+    evaluations: int = 5,
     method: Method | None = None,
-    adam: Adam = Adam(),
     adjoint: Any = None,
     run_dir: str | Path | Run | None = None,
     resume: bool = False,
@@ -229,49 +230,33 @@ def find_schedule(
     """Search the replay share and the learning rate of a continued run by the gradient of its final losses.
 
     Args:
-      datasets, model, schedule, steps, batch_size, replay, reserve, old_weight, pieces, upper, last, every,
-        adam: as for `relaxed`.
+      run: what is searched, as `relaxed` makes it.
       params: θ_0, the model to continue from.
       key: as for `olm.find_policy`; nothing random is left in such a run.
       evaluations: policy gradients to spend.
-      method: None: mirror descent.
+      method: None: mirror descent with `METHOD`'s settings, whose steps are long: a few numbers are searched.
       adjoint, run_dir, resume, progress: as for `olm.find_policy`.
 
     Returns:
       A `Found`; its plan processes the same tokens as the start.
 
     Raises:
-      InputError: as `relaxed` and `olm.find_policy`.
+      InputError: as `olm.find_policy`.
 
     No example: a search takes minutes; see notebook 04.
     """
-    run = relaxed(
-        datasets,
-        model,
-        schedule,
-        steps,
-        batch_size=batch_size,
-        replay=replay,
-        reserve=reserve,
-        old_weight=old_weight,
-        pieces=pieces,
-        upper=upper,
-        last=last,
-        every=every,
-        adam=adam,
-    )
     solution = find_policy(
         run.task,
         run.learner,
-        steps=steps,
+        steps=run.steps,
         key=key,
         policy=run.policy,
-        method=method or mirror_descent(),
+        method=method or mirror_descent(**METHOD),
         evaluations=evaluations,
         objective=run.objective,
         target_draws=0,
         validation_fraction=0.0,
-        adjoint=adjoint,
+        adjoint=adjoint or direct(),
         phi=run.phi,
         order=run.order,
         params=params,
@@ -280,5 +265,4 @@ def find_schedule(
         resume=resume,
         progress=progress,
     )
-    made, shares, rates = realised(run, solution.phi, datasets, schedule)
-    return Found(made, shares, rates, solution, run)
+    return Found(*realised(run, solution.phi), solution, run)
