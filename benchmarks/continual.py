@@ -73,8 +73,8 @@ class Preset:
     warmup: float = 0.01
     evaluate_every: int = 100
     last: int = 100
-    evaluations: int = 5
-    pieces: int = 8
+    evaluations: int = 7
+    pieces: int = 4
     sizes: tuple[tuple[str, Size], ...] = (("small", Size(32, 2, 1e-2)), ("large", Size(96, 3, 3e-3)))
 
 
@@ -499,6 +499,10 @@ def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str]) -> d
             [search_rows(b)["difference"]["mean"] for b in benches], 0.0, below=True
         )["verdict"]
         tables["searched"] = [{k: b.searched()[k] for k in ("shares", "rates", "history", "kept")} for b in benches]
+        tables["start"] = {
+            "shares": [PUBLISHED[benches[0].shift]] * benches[0].preset.steps,
+            "rates": benches[0].rates(benches[0].rewarmed(), benches[0].preset.steps).tolist(),
+        }
         tables["grid point"] = [list(best_of_grid(b)) for b in benches]
     tables["orderings"] = orderings(benches, sections)
     print(f"\n{name}")

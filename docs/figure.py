@@ -7,6 +7,7 @@
   paper's learning rate; right, each at its own best one by validation. The loss is that of 8,192 held-out examples.
 - `scaling_improvement`: the scaling law of uniform weights and of the found policy at every rung of the ladder, in both claims.
 - `law_language`: weights and contributions of clean and corrupted examples along the run.
+- `continual_*`: replay shares, published statements and searched schedules of continual pre-training.
 - `policies_compared_*`: the area ratio of every policy beside what it cost.
 """
 
@@ -131,6 +132,34 @@ def law_language() -> None:
         keep(figure, "law_language")
 
 
+def continual() -> None:
+    """What replay keeps and costs, the statements, and what the search found."""
+    result = record("continual")
+    tables = result["tables"]
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        shown = [name for name in tables if name.startswith("stories")]
+        figure = Figure(figsize=(11.0, 3.9 * ((len(shown) + 1) // 2)), layout="constrained")
+        for name, ax in zip(shown, figure.subplots(-(-len(shown) // 2), 2).ravel(), strict=True):
+            plots.replay_tradeoff(tables[name]["replay"], ax)
+            ax.set_title(name, loc="left")
+        keep(figure, "continual_replay")
+        figure = Figure(figsize=(13.0, 7.0), layout="constrained")
+        plots.statements({name: of["orderings"] for name, of in tables.items()}, figure.subplots())
+        keep(figure, "continual_statements")
+        searched = [name for name in tables if "searched" in tables[name]]
+        figure = Figure(figsize=(11.0, 4.2), layout="constrained")
+        for name, ax in zip(searched, figure.subplots(1, len(searched)), strict=True):
+            runs = tables[name]["searched"]
+            start = tables[name]["start"]
+            plots.searched_schedule(
+                [run["shares"] for run in runs], [run["rates"] for run in runs], start["rates"], ax, base_shares=start["shares"]
+            )
+            ax.set_title(name, loc="left")
+        keep(figure, "continual_searched")
+
+
 def main() -> None:
     """Draw what was asked for."""
     if sys.argv[1:] not in ([], ["--recorded"]):
@@ -141,6 +170,7 @@ def main() -> None:
     law_language()
     for path in sorted((ROOT / "benchmarks" / "results").glob("policies_compared_*.json")):
         policies_compared(path.stem.removeprefix("policies_compared_"))
+    continual()
 
 
 if __name__ == "__main__":

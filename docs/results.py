@@ -401,12 +401,69 @@ def policies_compared_stories(result: dict[str, Any]) -> Iterator[Row]:
     return _policies("stories", result)
 
 
+MEASURED_OF = {"old": "old data", "new": "new data", "mean": "mean", "forgetting": "forgetting"}
+
+
+def continual(result: dict[str, Any]) -> Iterator[Row]:
+    """The published tables, the statements, the searched schedule."""
+    for setting, tables in result["tables"].items():
+        count = next(iter(tables["replay"].values()))["mean"]["n"]
+        for part in ("replay", "rates", "warmup", "infinite", "ties"):
+            for name, measures in tables.get(part, {}).items():
+                shown = "; ".join(f"{MEASURED_OF.get(m, m)} {estimate(x, 3)}" for m, x in measures.items() if m != "compute")
+                if "compute" in measures:
+                    shown += f"; {percent(measures['compute']['mean'], 0)} of the union's compute"
+                yield f"{setting}, {part}: {name}; held-out nats, {count} seeds", shown
+        for name, rise in tables.get("same", {}).items():
+            yield f"{setting}, largest rise of the old data's loss: {name}; {count} seeds", estimate(rise, 3)
+        yield from _statements(setting, tables)
+        yield from _searched(setting, tables)
+
+
+def _statements(setting: str, tables: dict[str, Any]) -> Iterator[Row]:
+    for statement, found in tables["orderings"].items():
+        yield f"{setting}: {statement}; {found['n']} seeds", f"{estimate(found, 4)}: {found['verdict']}"
+
+
+def _searched(setting: str, tables: dict[str, Any]) -> Iterator[Row]:
+    if "search" not in tables:
+        return
+    sides = tables["search"]
+    figures = "; ".join(
+        f"{name}: mean loss {estimate(sides[name]['mean'], 4)} for {sides[name]['cost_runs_by_time']['mean']:.0f} training runs"
+        for name in ("searched", "best of the grid")
+    )
+    count = sides["searched"]["mean"]["n"]
+    yield (
+        f"{setting}: share and rate by gradient descent against the best point of a grid, held out; {count} seeds",
+        f"{figures}; difference {estimate(sides['difference']['mean'], 4)}",
+    )
+
+
+def _continual_brief(result: dict[str, Any]) -> Iterator[Row]:
+    """A row of losses and one of verdicts for each setting, and what the search found."""
+    for setting, tables in result["tables"].items():
+        rows = tables["replay"]
+        count = rows["union"]["mean"]["n"]
+        shown = [
+            f"{name} {estimate(rows[name]['forgetting'], 3)} and {estimate(rows[name]['new'], 3)}"
+            for name in ("replay 0%", "replay 1%", "replay 5%", "replay 25%", "replay 50%", "union")
+        ]
+        what = "forgetting of the old data and loss on the new, nats, held out"
+        yield f"continual pre-training, {setting}: {what}; {count} seeds", "; ".join(shown)
+        words: dict[str, list[str]] = {}
+        for statement, found in tables["orderings"].items():
+            words.setdefault(found["verdict"], []).append(statement.partition(":")[0])
+        yield f"published statements, {setting}; {count} seeds", "; ".join(f"{word}: {', '.join(x)}" for word, x in words.items())
+        yield from _searched(setting, tables)
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     function.__name__: function
     for function in (
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
         law_perceptron, law_path, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
-        policies_compared_labels, policies_compared_stories,
+        policies_compared_labels, policies_compared_stories, continual,
         scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
@@ -418,7 +475,7 @@ HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files",
     "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_rows_4", "scaling_improvement_sizes",
-    "policies_compared_perceptron", "policies_compared_stories", "scaling_fits", "scaling_recovery",
+    "policies_compared_perceptron", "policies_compared_stories", "continual", "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
 HEAD = """# Results
@@ -445,6 +502,15 @@ What each policy gains, and what it costs in training runs:
 
 ![Stories: area ratio of each policy with its interval, in both claims](figures/policies_compared_stories.svg)
 
+Continual pre-training: what replay keeps of the old data and costs on the new, which published statements hold, and what descent
+of the final losses finds:
+
+![Loss on the new data against loss on the old for every replay share, weak and strong shift](figures/continual_replay.svg)
+
+![Each published statement in each setting: held, not held or open, with its interval](figures/continual_statements.svg)
+
+![Replay share and learning rate over steps that the search found on each seed, beside its start](figures/continual_searched.svg)
+
 """
 
 
@@ -460,6 +526,9 @@ def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
         )
         task = {"law_language": "stories"}.get(name, "perceptron")
         yield f"Learning Law, {task}, held-out mean SIM of the weights above 10⁻²/N (of all above 0); {seeds(result)}", shown
+        return
+    if name == "continual":
+        yield from _continual_brief(result)
         return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)

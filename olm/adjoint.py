@@ -33,7 +33,7 @@ import numpy as np
 from olm.errors import InputError
 from olm.types import Array, PyTree
 
-__all__ = ["Adjoint", "Gradients", "Inputs", "Program", "Sweep", "differentiable", "direct", "segmented"]
+__all__ = ["Adjoint", "Gradients", "Inputs", "Program", "Sweep", "differentiable", "direct", "segmented", "truncated"]
 
 
 class Program(NamedTuple):
@@ -426,6 +426,67 @@ def segmented(levels: int = 2, size: int | None = None, residuals: bool | int = 
     return _in_device_memory(f"segmented({name})", _Plan(levels, size, _terms(residuals)))
 
 
+@functools.cache
+def truncated(last: int, within: Adjoint | None = None) -> Adjoint:
+    """Differentiate the last steps alone: the carry before them counts as given (truncated backpropagation).
+
+    A biased gradient, on purpose: through all steps of a long run at a good learning rate derivatives can grow beyond any use,
+    and what the last steps say is still right. It costs a forward sweep and the last steps' own reverse sweep.
+
+    Args:
+      last: how many steps.
+      within: how these are differentiated; None: `direct`.
+
+    Returns:
+      An `Adjoint` for sweeps, not for `differentiable`; costs of earlier steps have their values, rows of theirs gradient zero.
+
+    Raises:
+      InputError: for fewer than one step, or an adjoint that the host drives.
+
+    >>> program = Program(lambda shared, carry, row, aux, data: carry - row * carry, lambda carry, data: carry**2)
+    >>> inputs = Inputs(shared=None, rows=jnp.array([0.5, 0.5]), aux=jnp.arange(2), data=None)
+    >>> sweep = truncated(1).sweep(program, inputs, jnp.array(2.0), jnp.array([0.0, 0.0, 1.0]))
+    >>> sweep.costs.tolist(), sweep.gradients.rows.tolist()
+    ([0.0, 0.0, 0.25], [0.0, -1.0])
+
+    Source: Williams and Peng 1990; on chaotic training runs Metz et al. 2021 (arXiv 2111.05803).
+    """
+    inner = direct() if within is None else within
+    if not isinstance(last, (int, np.integer)) or isinstance(last, bool) or last < 1:
+        raise InputError(f"truncated(last={last!r}): give a whole number of steps, at least 1")
+    if not inner.traceable:
+        raise InputError(f"truncated(within={inner.name}): choose direct() or segmented()")
+
+    def sweep(program: Program, inputs: Inputs, carry: PyTree, weights: Array) -> Sweep:
+        steps = length(inputs.aux)
+        begin = max(steps - last, 0)
+        if begin == 0:
+            return inner.sweep(program, inputs, carry, weights)
+        first = _steps(inputs, 0, begin)
+        dtype = jax.eval_shape(program.cost, carry, inputs.data).dtype
+
+        def body(carry: PyTree, x: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, tuple[Array, PyTree]]:
+            row, aux, weight = x
+            none = jnp.zeros((), dtype)
+            cost = jax.lax.cond(weight != 0, lambda c: program.cost(c, inputs.data), lambda c: none, carry)
+            after = program.step(inputs.shared, carry, row, aux, inputs.data)
+            return after, (cost, program.readout(carry, after, inputs.data))
+
+        middle, (costs, seen) = jax.lax.scan(body, carry, (first.rows, first.aux, weights[:begin]))
+        rest = inner.sweep(program, _steps(inputs, begin, steps - begin), middle, weights[begin:])
+        zeros = jax.tree.map(jnp.zeros_like, first.rows)
+        floats, _ = _split(carry)
+
+        def joined(a: PyTree, b: PyTree) -> PyTree:
+            return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
+
+        start = _cotangent(carry, [jnp.zeros_like(x) for x in floats])
+        gradients = Gradients(rest.gradients.shared, joined(zeros, rest.gradients.rows), start)
+        return Sweep(jnp.concatenate([costs, rest.costs]), rest.carry, joined(seen, rest.readout), gradients)
+
+    return Adjoint(f"truncated({last}, {inner.name})", sweep)
+
+
 def carries_kept(steps: int, levels: int) -> int:
     """How many carries `segmented` holds at once for a run of T steps: starts of segments, and one segment's, recursively.
 
@@ -480,7 +541,8 @@ def differentiable(program: Program, adjoint: Adjoint) -> Callable[[Inputs, PyTr
     """
     forward_of, backward_of = adjoint.forward, adjoint.backward
     if forward_of is None or backward_of is None:
-        raise InputError(f"the {adjoint.name} adjoint runs on the host: use it with olm.policy_gradient or olm.find_policy")
+        why = "drops derivatives" if adjoint.traceable else "runs on the host"
+        raise InputError(f"the {adjoint.name} adjoint {why}: use it with olm.policy_gradient or olm.find_policy")
 
     def watched(before: PyTree, after: PyTree, data: PyTree):
         return program.cost(after, data), program.readout(before, after, data)

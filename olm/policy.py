@@ -328,11 +328,10 @@ def _combined(of: Policy, by: Policy) -> Policy:
 
 
 def late(policy: Policy | tuple[Any, ...], share: float = 0.5) -> Policy:
-    """A policy over the last part of a run; before it, its first values hold, and have no derivative.
+    """A policy over the last part of a run; before it its first values hold.
 
-    With H = ⌈share · T⌉ step t is that policy's step max(t − (T − H), 0) of H. Long runs at good learning rates are chaotic:
-    derivatives through all of their steps grow beyond use, those through the last ones do not (truncated backpropagation; the
-    values before still follow φ, so that a share found for the end serves the beginning too).
+    With H = ⌈share · T⌉ step t is that policy's step max(t − (T − H), 0) of H. Beside `olm.adjoint.truncated`, which has
+    derivatives through the last steps only: what is found for the first of these serves the whole beginning.
 
     Args:
       policy: one whose parameters are shared by all steps, such as ``mixture(sizes, 8)``; or its (name, config).
@@ -344,13 +343,27 @@ def late(policy: Policy | tuple[Any, ...], share: float = 0.5) -> Policy:
     Raises:
       InputError: for a share outside (0, 1], or a policy with a parameter for each step.
 
-    Source: Metz et al. 2021 (arXiv 2111.05803) on gradients of chaotic runs.
-
     >>> early = late(learning_rate(pieces=1), 0.5)
     >>> [float(early.rate(jnp.array([1.0, 0.0]), Time(t, 10))) for t in (0, 5, 7, 9)]
     [1.0, 1.0, 0.5, 0.0]
     """
     return _late(policy if isinstance(policy, Policy) else named(policy[0], dict(policy[1])), share)
+
+
+def late_steps(steps: int, share: float) -> int:
+    """H = ⌈share · T⌉, the steps that a `late` policy divides.
+
+    Args:
+      steps: T.
+      share: as for `late`.
+
+    Returns:
+      H ≥ 1.
+
+    >>> late_steps(750, 0.3)
+    225
+    """
+    return max(1, math.ceil(round(share * steps, 9)))
 
 
 @functools.cache
@@ -360,20 +373,18 @@ def _late(policy: Policy, share: float) -> Policy:
     if any(jax.tree.leaves(policy.stepwise)):
         raise InputError(f"late({policy.name}): it has a parameter for each step: choose one with pieces")
 
-    def at(phi: PyTree, t: Time) -> tuple[PyTree, Time]:
-        steps = max(1, math.ceil(share * t.steps))
-        before = t.step < t.steps - steps
-        kept = jax.tree.map(lambda x: jnp.where(before, jax.lax.stop_gradient(x), x), phi)
-        return kept, Time(jnp.maximum(t.step - (t.steps - steps), 0), steps)
+    def at(t: Time) -> Time:
+        steps = late_steps(t.steps, share)
+        return Time(jnp.maximum(t.step - (t.steps - steps), 0), steps)
 
     def weights(phi: PyTree, t: Time, index: Array, features: PyTree) -> Array:
-        return policy.weights(*at(phi, t), index, features)
+        return policy.weights(phi, at(t), index, features)
 
     rated = policy.rate
     return policy._replace(
         name="late",
         weights=weights,
-        rate=None if rated is None else lambda phi, t: rated(*at(phi, t)),
+        rate=None if rated is None else lambda phi, t: rated(phi, at(t)),
         config=(("policy", (policy.name, policy.config)), ("share", share)),
     )
 

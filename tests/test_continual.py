@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from olm.continual.search import find_schedule, realised, relaxed
 from olm.errors import DivergenceError, InputError
 from olm.learner import reset_at
 from olm.models.transformer import TransformerConfig
-from olm.policy import combined, learning_rate, mixture
+from olm.policy import combined, late, learning_rate, mixture
 from olm.records import Run
 from olm.tasks import sequence
 from olm.tasks.sequence import Dataset
@@ -344,6 +345,56 @@ def test_gradients_of_the_final_losses_reach_shares_rates_and_peak_through_the_w
             expected = richardson(moved, at, 1e-4)  # larger steps meet kinks of the ReLU
             assert abs(float(gradient[leaf][place]) - expected) <= 1e-8, (rate.config, leaf, place)
             assert abs(expected) > 1e-6
+
+
+def test_a_truncated_gradient_is_that_of_the_last_steps_from_where_they_begin(x64) -> None:
+    """On the toy, SGD: rows of the last steps as in a run of them alone; with all steps it is the whole gradient."""
+    toy, how, policy, key = cases.toy(), olm.Learner(optax.sgd(0.3), cases.BATCH), learning_rate(), jax.random.key(4)
+    order = np.random.default_rng(1).integers(0, cases.EXAMPLES, (cases.STEPS, cases.BATCH))
+    phi = jnp.linspace(0.5, 1.5, cases.STEPS)
+    last, begin = 3, cases.STEPS - 3
+    weights = jnp.asarray([0.0] * (begin - 1) + [0.25, 0.5] + [0.0] * (last - 1) + [0.25])
+    shared = {"key": key, "objective": olm.objective.weighted(weights)}
+
+    def gradient(adjoint: Any) -> tuple[float, np.ndarray]:
+        value, found = olm.policy_gradient(toy, how, policy, phi, steps=cases.STEPS, order=order, adjoint=adjoint, **shared)
+        return float(value), np.asarray(found)
+
+    value, whole = gradient(olm.adjoint.direct())
+    cut_value, cut = gradient(olm.adjoint.truncated(last))
+    first = olm.train(toy, how, policy, phi[:begin], steps=begin, key=key, order=order[:begin])
+    alone = olm.policy_gradient(
+        toy, how, policy, phi[begin:], steps=last, key=key, order=order[begin:], params=first.params,
+        objective=olm.objective.weighted(weights[begin:]),
+    )[1]  # fmt: skip
+    assert cut_value == pytest.approx(value, rel=1e-12)
+    assert (cut[:begin] == 0).all()
+    assert cut[begin:] == pytest.approx(np.asarray(alone), rel=1e-12)
+    assert np.abs(whole[:begin]).max() > 1e-3
+    assert gradient(olm.adjoint.truncated(99))[1] == pytest.approx(whole, rel=1e-12)
+    # Shared parameters: only what they do in the last steps counts.
+    peak = olm.policy_gradient(toy, how, learning_rate(pieces=0), jnp.ones(1), steps=cases.STEPS, order=order,
+                               adjoint=olm.adjoint.truncated(last), **shared)[1]  # fmt: skip
+    rows = olm.policy_gradient(toy, how, policy, jnp.ones(cases.STEPS), steps=cases.STEPS, order=order,
+                               adjoint=olm.adjoint.truncated(last), **shared)[1]  # fmt: skip
+    assert float(peak[0]) == pytest.approx(float(rows.sum()), rel=1e-12)
+    with pytest.raises(InputError, match="drops derivatives"):
+        olm.train(toy, how, policy, phi, steps=cases.STEPS, key=key, adjoint=olm.adjoint.truncated(last))
+    for wrong in (0, True, 2.5):
+        with pytest.raises(InputError, match="at least 1"):
+            olm.adjoint.truncated(wrong)
+
+
+def test_a_late_policy_holds_its_first_values_before() -> None:
+    policy = late(combined(mixture((3, 5), 2), learning_rate(pieces=2)), 0.4)
+    phi = (jnp.asarray([[0.2, 0.8], [0.9, 0.1]]), jnp.asarray([1.0, 2.0, 4.0]))
+    index = jnp.asarray([0, 4])
+    times = [olm.Time(jnp.int32(t), 10) for t in range(10)]
+    seen = [(float(policy.weights(phi, t, index, None)[0]), float(policy.rate(phi, t))) for t in times]
+    assert [share for share, _ in seen] == pytest.approx([0.2] * 8 + [0.9] * 2)
+    assert [rate for _, rate in seen] == pytest.approx([1.0] * 7 + [1 + 2 / 3, 2 + 2 / 3, 4.0])
+    with pytest.raises(InputError, match="a parameter for each step"):
+        late(learning_rate())
 
 
 def test_a_mixture_weighs_datasets_and_not_numbers_of_examples() -> None:

@@ -34,9 +34,6 @@ from olm.types import Learner, Policy, PyTree, Simplex, Task
 
 __all__ = ["find_policy"]
 
-SHARP = 1.05
-"""A step is taken again when the watched objective exceeds this many times the best one so far."""
-
 RETRIES = 4
 """So many non-finite evaluations in a row, each at a tenth of the step before, end the search."""
 
@@ -126,6 +123,7 @@ def find_policy(
     target_draws: int = 4096,
     validation_fraction: float = 0.25,
     patience: int | None = None,
+    brake: float = 1.05,
     adjoint: Adjoint | None = None,
     phi: PyTree = None,
     order: Any = None,
@@ -149,6 +147,7 @@ def find_policy(
       target_draws: fresh target examples an evaluation where the task can draw; 0: the fixed target set.
       validation_fraction: share of a fixed target set kept back to choose what is returned; 0: none, as in the paper.
       patience: stop when validation has not improved for so many evaluations; None: spend them all.
+      brake: a step is taken again, at half its size, when the watched objective exceeds this many times the best so far.
       adjoint: None: `olm.adjoint.segmented`.
       phi: where to start; None: uniform weights.
       order: [T, B], which examples each step sees; None: shuffled epochs by the key.
@@ -186,6 +185,8 @@ def find_policy(
     check_whole("evaluations", evaluations, least=1)
     if patience is not None:
         check_whole("patience", patience, least=1)
+    if not brake >= 1:
+        raise InputError(f"brake is {brake!r}: give 1 or more")
     if not save_every >= 0:
         raise InputError(f"save_every is {save_every:g}: give seconds, 0 or more")
     if resume and run_dir is None:
@@ -230,13 +231,14 @@ def find_policy(
             "optimiser_trial": _optimiser_trial(learner, carry),
             "objective_weights": fingerprint(weights),
             **({} if curves else {"curves": False}),
+            **({} if brake == 1.05 else {"brake": brake}),
             "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
             "data": fingerprint((task.train, task.target, task.test)),
             **({} if order is None else {"order": fingerprint(np.asarray(order))}),
         }
 
     run = _open(run_dir, settings, resume)
-    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start, fixed, curves)
+    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start, brake, fixed, curves, {})
     try:
         return search.run(run, evaluations, patience, save_every, progress)
     finally:
@@ -284,9 +286,12 @@ class _Search(NamedTuple):
     steps: int
     key: Any
     start: PyTree
+    brake: float
     fixed: dict[str, Any]
     """The order of examples and θ_0, where they are given."""
     curves: bool
+    runs: dict[str, Any]
+    """Of runs measured at the objective's steps alone: what was measured, by φ's fingerprint."""
 
     def evaluate(self, phi: PyTree, number: int) -> _Evaluation:
         """One training run and its adjoint; ``number`` picks the target draw."""
@@ -312,13 +317,18 @@ class _Search(NamedTuple):
         weights = jnp.asarray(self.objective.weights(self.steps)[1:], losses_TxK.dtype)
         return np.asarray(weights @ losses_TxK, np.float64)
 
-    @property
-    def looks(self) -> np.ndarray | None:
-        """The steps that the objective looks at, where runs are measured there alone; else None."""
-        return None if self.curves else np.flatnonzero(self.objective.weights(self.steps))
+    def measured(self, phi: PyTree) -> tuple[np.ndarray, Curve]:
+        """A run measured where the objective looks: [K] the examples' objectives, and its curve, NaN at the other steps.
 
-    def measured(self, phi: PyTree, looks: np.ndarray) -> tuple[np.ndarray, Curve]:
-        """A run measured where the objective looks: [K] the examples' objectives, and its curve, NaN at the other steps."""
+        Remembered: the runs that decide are those whose curves are shown.
+        """
+        seen = fingerprint(phi)
+        if seen not in self.runs:
+            self.runs[seen] = self._measured(phi)
+        return self.runs[seen]
+
+    def _measured(self, phi: PyTree) -> tuple[np.ndarray, Curve]:
+        looks = np.flatnonzero(self.objective.weights(self.steps))
         sample = self.sample.validation if self.sample.validation is not None else self.sample.fixed
         arguments, carry = inputs(
             self.task, self.learner, self.policy, phi, self.steps, self.key, **self.fixed, test=self.task.test, sample=sample
@@ -337,8 +347,8 @@ class _Search(NamedTuple):
 
     def watched(self, phi: PyTree) -> np.ndarray:
         """[K] what decides for φ without a gradient: the validation examples' objectives, or of the fixed target set."""
-        if (looks := self.looks) is not None:
-            return self.measured(phi, looks)[0]
+        if not self.curves:
+            return self.measured(phi)[0]
         sample = self.sample.validation if self.sample.validation is not None else self.sample.fixed
         arguments, carry = inputs(
             self.task, self.learner, self.policy, phi, self.steps, self.key, **self.fixed, validation=sample
@@ -419,14 +429,14 @@ class _Search(NamedTuple):
             book = book._replace(best_value=seen.watched, best_evaluation=number)
             state = state._replace(best_phi=state.phi)
         # An objective may be negative: a rise is measured by its size.
-        if finite and braked <= book.anchor_value + (SHARP - 1) * abs(book.anchor_value):
+        first = not math.isfinite(book.anchor_value)
+        if finite and (first or braked <= book.anchor_value + (self.brake - 1) * abs(book.anchor_value)):
             here = _Point(state.phi, state.method, seen.gradient)
             if braked <= book.anchor_value:
                 state = state._replace(anchor=here)
                 book = book._replace(anchor_value=braked)
             book = book._replace(failures=0)
         else:
-            first = not math.isfinite(book.anchor_value)
             failures = 0 if finite else book.failures + 1
             if not finite and (first or failures >= RETRIES):
                 what = "the first evaluation is" if first else f"{failures} evaluations in a row are"
@@ -467,9 +477,8 @@ class _Search(NamedTuple):
                 message += f"; nothing found beats the start{more}, so the start is returned"
         else:
             phi, best = self.start, 0
-        looks = self.looks
-        if looks is not None:
-            curves = [self.measured(p, looks)[1] for p in (self.start, phi)]
+        if not self.curves:
+            curves = [self.measured(p)[1] for p in (self.start, phi)]
             measures = compare_at(curves[0], curves[1], self.objective.weights(self.steps))
         else:
             curves = [
