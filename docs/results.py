@@ -440,6 +440,30 @@ def _searched(setting: str, tables: dict[str, Any]) -> Iterator[Row]:
     )
 
 
+def continual_exactness(result: dict[str, Any]) -> Iterator[Row]:
+    """Schedules, accounting, gradients, published tables."""
+    rows = result["schedules"]
+    error, gap = (max(row[name] for row in rows) for name in ("error", "gap at joints"))
+    points = min(row["points"] for row in rows)
+    yield (
+        f"{len(rows)} learning-rate schedules against their equations, {points:,} points each, float64; across joints",
+        f"largest error {error:.1e} of the peak; {gap:.1e}",
+    )
+    exact = all(row["tokens"] == row["asked"] for row in result["accounting"])
+    yield "tokens of old data for every published replay share, order of reading", "exact" if exact else "not exact"
+    worst = max(row["error"] for row in result["gradients"])
+    entries = sum(row["entries"] for row in result["gradients"])
+    yield (
+        "derivatives of final losses in share, rate and peak through two phases of AdamW against differences, float64",
+        f"largest error {worst:.1e} over {entries} entries",
+    )
+    misses = ", ".join(f"{row['difference']:.4f}" for row in result["cmr_table_2"])
+    yield "CMR law, table 2: loss at a share of 25% foretold from four others, less the measured one", misses
+    budget = result["d_cpt_table_5"]
+    found = f"{budget['domain share']:.3f} [{budget['low']:.3f}, {budget['high']:.3f}]"
+    yield f"D-CPT law, table 5: domain share that keeps the general loss within 3% (published {budget['published']})", found
+
+
 def _continual_brief(result: dict[str, Any]) -> Iterator[Row]:
     """A row of losses and one of verdicts for each setting, and what the search found."""
     for setting, tables in result["tables"].items():
@@ -463,7 +487,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     for function in (
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
         law_perceptron, law_path, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
-        policies_compared_labels, policies_compared_stories, continual,
+        policies_compared_labels, policies_compared_stories, continual, continual_exactness,
         scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
@@ -475,7 +499,7 @@ HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files",
     "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_rows_4", "scaling_improvement_sizes",
-    "policies_compared_perceptron", "policies_compared_stories", "continual", "scaling_fits", "scaling_recovery",
+    "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness", "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
 HEAD = """# Results
