@@ -499,7 +499,8 @@ HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files",
     "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_rows_4", "scaling_improvement_sizes",
-    "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness", "scaling_fits", "scaling_recovery",
+    "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness",
+    "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
 HEAD = """# Results

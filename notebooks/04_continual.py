@@ -96,14 +96,14 @@ for share in SHARES:
 
 # %%
 fresh = schedules.rates(schedules.warmup_cosine(PEAK, FLOOR, STEPS, WARMUP), STEPS)
-first = train_sequence(data, model, plan(data, [STEPS], fresh, batch_size=BATCH), key=key)
+first = train_sequence(data, model, plan(data, [STEPS], fresh, batch_size=BATCH), key=key, evaluate_every=10)
 
 
 def continued(made, **options):
     return train_sequence(data, model, made, key=key, params=first.params, **options)
 
 
-runs = {share: continued(continued_plan(share), evaluate_every=10 if share == 0.25 else 50) for share in SHARES}
+runs = {share: continued(continued_plan(share), evaluate_every=10 if share in (0.0, 0.25) else 50) for share in SHARES}
 scratch = train_sequence(data, model, plan(data, [STEPS], fresh, batch_size=BATCH, first=1), key=key)
 twice = schedules.rates(schedules.warmup_cosine(PEAK, FLOOR, 2 * STEPS, 2 * WARMUP), 2 * STEPS)
 both = train_sequence(data, model, union(data, [STEPS, STEPS], twice, batch_size=BATCH), key=key)
@@ -213,8 +213,8 @@ foretold = forecast_schedule(seen, third, law="annealing")
 print(f"{third.name}, last loss: foretold {foretold.final:.3f}, measured {third.losses[-1]:.3f}", end="; ")
 print(f"mean error along the curve {np.abs(foretold.losses - third.losses).mean():.3f} nats")
 print(f"error at the end of a curve left out: {foretold.error:.3f} nats; to know: {foretold.message or 'nothing'}")
-ends = ", ".join(f"{name} {curve.losses[-1]:.3f}" for name, curve in curves.items())
-print(f"the three measured ends: {ends}")
+for name, curve in curves.items():
+    print(f"{name:16} ends at {curve.losses[-1]:.3f}, the law says {predict_curve(foretold.fit, curve)[-1]:.3f}")
 with plots.style():
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.0), layout="constrained")
     for (name, curve), color in zip(curves.items(), ("black", "#0072B2", "#D55E00"), strict=True):
@@ -227,6 +227,10 @@ with plots.style():
     axes[1].set(xlabel="step", ylabel="new loss (nats per token)", title="dots: runs, lines: law, dashed: foretold")
 
 # %% [markdown]
+# The law misses what the short decay of WSD brings, though that run was fitted: two curves of one seed, and this few steps, say little about
+# annealing. The foretold end is nearer than the error at left-out curves let one expect; that error is the number to trust, and it is larger than
+# all differences between these schedules. Laws of this kind were made for runs of many thousands of steps.
+#
 # ## The gradient through all steps
 #
 # Share and rate can be differentiated through the whole run, AdamW included, so their descent looks like the answer to both questions. `relaxed` makes the
@@ -273,14 +277,14 @@ with plots.style():
     _ = ax.legend(fontsize=8)
 
 # %% [markdown]
-# At these 240 steps the gradient is right about the sign of all changes large enough to see, and not always about their size. But it is
-# tens of times as large before the last 30% of the steps as in them: a step of descent that suits one end is far too long or too
-# short for the other. That grows with the run: at 750 steps, says `olm.continual.search`, derivatives reach $10^{10}$, and a
-# gradient that large foretells no change that one could make. Such a run is not made here.
+# The gradient is largest where the run begins, with the first old windows and the first steps into the new language; from there on it neither
+# grows nor falls much for shares. At the three places the signs are right where the change is large enough to see, and the sizes are
+# of the right order. So at 240 steps it has *not* exploded. It does in longer runs: at 750 steps, says
+# `olm.continual.search`, derivatives reach $10^{10}$, and such a gradient foretells no change that one could make. That run is not made here.
 #
 # ## A small search
 #
-# `find_schedule` therefore goes through the last 30% of the steps only (`olm.adjoint.truncated`), in four pieces of their own,
+# `find_schedule`, made for such runs, goes through the last 30% of the steps only (`olm.adjoint.truncated`), in four pieces of their own,
 # and what holds at the beginning of that stretch holds before it. What is found is made plain, whole examples in every batch, and run again by the loop above.
 
 # %%
@@ -304,9 +308,6 @@ with plots.style():
 # %% [markdown]
 # Compare the last line with those above it: a search of both share and rate has to beat not only its start but a few runs at other
 # shares, which cost less than its gradients. What it gives beyond them is for more seeds and longer searches to say.
-
-# %%
-found.solution
 
 # %% [markdown]
 # For text files of your own: `olm continue text OLD.txt NEW.txt --replay 0.25`, which can be interrupted and goes on with the same bits. The

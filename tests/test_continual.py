@@ -421,6 +421,45 @@ def test_policies_of_datasets_and_rates_are_saved_and_read(tmp_path) -> None:
         combined(learning_rate(), learning_rate())
 
 
+def test_runs_measured_where_the_objective_looks_end_in_the_same_policy(tmp_path) -> None:
+    """`curves=False` spares the losses at other steps and changes nothing that is found; what takes whole curves is None."""
+    toy, how = cases.toy(), olm.Learner(optax.sgd(0.3), cases.BATCH)
+    arguments: dict[str, Any] = {
+        "steps": cases.STEPS, "key": jax.random.key(0), "evaluations": 3, "policy": learning_rate(), "target_draws": 0,
+        "validation_fraction": 0.0, "objective": olm.objective.weighted(jnp.asarray([0.0] * (cases.STEPS - 1) + [0.5, 0.5])),
+    }  # fmt: skip
+    whole = olm.find_policy(toy, how, **arguments)
+    few = olm.find_policy(toy, how, curves=False, run_dir=tmp_path / "few", **arguments)
+    assert whole.best_evaluation == few.best_evaluation > 1
+    assert np.asarray(whole.phi) == pytest.approx(np.asarray(few.phi), rel=1e-6)
+    assert few.measures["final"]["found"] == pytest.approx(whole.measures["final"]["found"], rel=1e-5)
+    expected = float(np.mean(np.asarray(whole.curve.test)[-2:]))
+    assert few.measures["objective"]["found"] == pytest.approx(expected, rel=1e-5)
+    assert few.acceleration is None
+    assert np.isnan(np.asarray(few.curve.target)[: cases.STEPS - 1]).all()
+    assert np.asarray(few.curve.target)[-2:] == pytest.approx(np.asarray(whole.curve.target)[-2:], rel=1e-6)
+    assert Run.open(tmp_path / "few").summary()["objective_ratio"] == few.measures["objective_ratio"]
+    assert np.nanmean(np.asarray(few.curve.target)) < np.nanmean(np.asarray(few.baseline.target))
+    with pytest.raises(InputError, match=r"brake is 0\.5"):
+        olm.find_policy(toy, how, brake=0.5, **arguments)
+
+
+def test_a_brake_takes_back_smaller_rises() -> None:
+    """With steps far too long every rise above the brake is taken again, and a tighter brake takes back at least as many."""
+    toy, how = cases.toy(), olm.Learner(optax.sgd(0.3), cases.BATCH)
+    arguments: dict[str, Any] = {
+        "steps": cases.STEPS, "key": jax.random.key(0), "evaluations": 6, "policy": learning_rate(), "target_draws": 0,
+        "validation_fraction": 0.0, "method": olm.search.mirror_descent(fall=0.9, largest=50.0),
+    }  # fmt: skip
+    for brake in (1.0, 1.05):
+        history, best = olm.find_policy(toy, how, brake=brake, **arguments).history, np.inf
+        for row in history:
+            assert row["accepted"] == (row["objective"] <= brake * best)
+            best = min(best, row["objective"]) if row["accepted"] else best
+        if brake == 1.0:
+            assert not all(row["accepted"] for row in history)
+
+
 # --- the search --------------------------------------------------------------------------------------------------------
 
 
