@@ -158,6 +158,37 @@ def continual() -> None:
             )
             ax.set_title(name, loc="left")
         keep(figure, "continual_searched")
+    continual_tables(tables)
+
+
+def continual_tables(tables: dict[str, Any]) -> None:
+    """Learning rates, warm-up, three datasets, merging: a figure for each table, a line of panels for each setting."""
+    columns = {
+        "rates": {"new": "loss on the new data (nats)", "forgetting": "forgetting (nats)"},
+        "warmup": {"new": "loss on the new data (nats)", "forgetting": "forgetting (nats)"},
+        "infinite": {"mean": "mean loss over three datasets (nats)", "dataset 3": "loss on the last one (nats)"},
+        "ties": {"old": "loss on the old data (nats)", "new": "loss on the new data (nats)"},
+    }
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        for part, measures in columns.items():
+            shown = {name: of[part] for name, of in tables.items() if part in of}
+            heights = [len(rows) + 2 for rows in shown.values()]
+            figure = Figure(figsize=(10.0, 0.27 * sum(heights) + 0.6), layout="constrained")
+            grid = figure.subplots(len(shown), 2, gridspec_kw={"height_ratios": heights})
+            for (name, rows), panels in zip(shown.items(), grid, strict=True):
+                for (measure, label), ax in zip(measures.items(), panels, strict=True):
+                    plots.interval_rows(rows, measure, ax, xlabel=label)
+                panels[0].set_title(name, loc="left")
+            keep(figure, f"continual_{part}")
+        shown = {name: of["same"] for name, of in tables.items() if "same" in of}
+        figure = Figure(figsize=(10.0, 2.4), layout="constrained")
+        for (name, rises), ax in zip(shown.items(), figure.subplots(1, len(shown)), strict=True):
+            rows = {what: {"rise": rise} for what, rise in rises.items()}
+            plots.interval_rows(rows, "rise", ax, xlabel="largest rise of the old data's loss (nats)")
+            ax.set_title(name, loc="left")
+        keep(figure, "continual_same")
 
 
 def main() -> None:

@@ -536,6 +536,26 @@ of the final losses finds:
 
 ![Replay share and learning rate over steps that the search found on each seed, beside its start](figures/continual_searched.svg)
 
+Peaks of the learning rate and constant η_min, without replay:
+
+![Loss on the new data and forgetting for each peak](figures/continual_rates.svg)
+
+Length of the warm-up, without replay:
+
+![Loss on the new data and forgetting for each length of warm-up](figures/continual_warmup.svg)
+
+Re-warming on the same data and on others:
+
+![How far the loss on the old data rises](figures/continual_same.svg)
+
+Three datasets, re-warmed cosines and schedules that warm up once:
+
+![Mean loss and loss on the last of three datasets for each schedule](figures/continual_infinite.svg)
+
+Merging two models trained apart (TIES), against replay:
+
+![Loss on old and new data of the merged model and of the chosen replay share](figures/continual_ties.svg)
+
 """
 
 

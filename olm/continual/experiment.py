@@ -29,6 +29,7 @@ from olm.errors import DivergenceError, InputError, check_whole
 from olm.learner import reset_at
 from olm.models import transformer
 from olm.models.transformer import TransformerConfig
+from olm.progress import Bar
 from olm.records import Run, versions
 from olm.records import fingerprint as fingerprint_of
 from olm.tasks.sequence import Dataset, check, fingerprint
@@ -346,7 +347,7 @@ def train_sequence(
     unit = math.gcd(*map(int, points), done)
     stops = range(done + unit, total + 1, unit) if unit >= SHORT else map(int, points[points > done])
     wanted = set(points.tolist())
-    bar = _Bar(total, done, progress)
+    bar = Bar(total, done, on=progress, unit="step", name="train")
     saved_at = time.monotonic()
     try:
         if not rows:
@@ -358,7 +359,7 @@ def train_sequence(
                     continue
                 note(step, after)
                 good = after, step, len(rows)
-                bar.show(step, rows[-1])
+                bar.show(step, rows[-1]["validation"])
                 if run is not None and (time.monotonic() - saved_at >= save_every or step == total):
                     _save(run, *good)
                     saved_at = time.monotonic()
@@ -436,23 +437,3 @@ def _write(run: Run, trajectory: Trajectory) -> None:
             "versions": versions(),
         }
     )
-
-
-class _Bar:
-    """A progress bar with the losses and the time left; nothing when it is off."""
-
-    def __init__(self, total: int, done: int, on: bool):
-        self.bar = None
-        if on:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True)
-
-    def show(self, done: int, row: Mapping[str, Any]) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix({name: f"{loss:.4f}" for name, loss in row["validation"].items()}, refresh=False)
-            self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

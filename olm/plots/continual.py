@@ -19,7 +19,7 @@ from olm.errors import InputError
 from olm.plots.law import LINES
 from olm.plots.style import BASELINE, BLACK, BLUE, GREEN, GREY, PURPLE, VERMILLION, drawing, numbers, plain_log_axis, spread
 
-__all__ = ["replay_tradeoff", "searched_schedule", "sequence_curves", "statements"]
+__all__ = ["interval_rows", "replay_tradeoff", "searched_schedule", "sequence_curves", "statements"]
 
 _LINE = 0.065  # height of a line of text, in heights of an axes
 _VERDICTS = {"held": ("✓", "#CFE3F3"), "not held": ("✗", "#F7D3BC"), "open": ("?", "#EFEFEF")}
@@ -431,3 +431,38 @@ def _plain(values: Any, name: str) -> np.ndarray:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name} cannot be drawn: give numbers, as many for each seed") from None
+
+
+def interval_rows(rows: Mapping[str, Mapping[str, Any]], measure: str, ax: Any = None, *, xlabel: str | None = None) -> Any:
+    """One measure of several runs as dots with their intervals, a run a line.
+
+    Args:
+      rows: ``{run: {measure: {"mean", "low", "high"}}}``, drawn from top to bottom; low and high None: no interval.
+      measure: which.
+      ax: axes to draw on; None: a new figure.
+      xlabel: of the horizontal axis; None: the measure.
+
+    Returns:
+      The axes.
+
+    Raises:
+      InputError: for no rows, or a run without that measure.
+
+    >>> ax = interval_rows({"a": {"new": {"mean": 1.0, "low": 0.9, "high": 1.1}}}, "new")
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['a']
+    """
+    if not rows:
+        raise InputError("there are no runs to draw")
+    if missing := [name for name, measures in rows.items() if measure not in measures]:
+        raise InputError(f"run {missing[0]!r} has no measure {measure!r}")
+    with drawing(ax) as ax:
+        for place, measures in enumerate(rows.values()):
+            found = measures[measure]
+            if found.get("low") is not None and found.get("high") is not None:
+                ax.plot([found["low"], found["high"]], [place, place], color=BLUE, linewidth=1.6, solid_capstyle="butt")
+            ax.plot([found["mean"]], [place], "o", color=BLUE, markersize=5)
+        ax.set_yticks(range(len(rows)), list(rows))
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel(measure if xlabel is None else xlabel)
+    return ax

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from olm.adjoint import Adjoint, segmented
 from olm.errors import InputError, check_kinds, check_whole
 from olm.objective import Objective, area
 from olm.policy import join, table
+from olm.progress import Bar
 from olm.records import Run, fingerprint
 from olm.search.guard import Targets, convincing, targets
 from olm.search.methods import Method, mirror_descent
@@ -370,7 +370,7 @@ class _Search(NamedTuple):
             run.truncate_metrics(0)
         if run is not None:
             run.begin()
-        bar = _Bar(evaluations, book.rows, progress)
+        bar = Bar(evaluations, book.rows, on=progress, unit="evaluation", name="search")
         clock = saved_at = time.monotonic()
         try:
             while book.rows < evaluations and book.status == "running":
@@ -391,7 +391,9 @@ class _Search(NamedTuple):
                 if run is not None and (now - saved_at >= save_every or self.adjoint.on_disk):
                     run.save_state(state, {"book": book._asdict()})
                     saved_at = time.monotonic()
-                bar.show(row)
+                numbers = {name: row[name] for name in ("objective", "validation") if row[name] is not None}
+                said = f"evaluation {row['evaluation']}: {row['message']}" if row["message"] else ""
+                bar.show(book.rows, numbers, said)
         except KeyboardInterrupt:
             book = book._replace(status="interrupted", message=f"interrupted after {book.rows} evaluations: resume to go on")
             history = history[: book.rows]
@@ -516,26 +518,3 @@ def _forward(program: Any, inputs: Any, carry: PyTree):
     from olm.adjoint import advance
 
     return advance(program, inputs, carry, tape=False)[2]
-
-
-class _Bar:
-    """A progress bar with the objective and the time left; nothing when it is off."""
-
-    def __init__(self, total: int, done: int, on: bool):
-        self.bar = None
-        if on:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, initial=done, unit="evaluation", desc="search", dynamic_ncols=True)
-
-    def show(self, row: dict[str, Any]) -> None:
-        if self.bar is not None:
-            numbers = {name: f"{row[name]:.5g}" for name in ("objective", "validation") if row[name] is not None}
-            self.bar.set_postfix(numbers, refresh=False)
-            self.bar.update()
-            if row["message"]:
-                self.bar.write(f"evaluation {row['evaluation']}: {row['message']}", file=sys.stderr)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
