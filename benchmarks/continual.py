@@ -18,12 +18,13 @@ file below --cells once it is done, so that an interrupted benchmark goes on, an
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import _bench
 import jax
 import numpy as np
 
+import olm
 from olm import schedules
 from olm.continual.experiment import Trajectory, measure, train_sequence
 from olm.continual.merge import ties
@@ -85,12 +87,18 @@ QUICK = Preset(
 )  # fmt: skip
 
 
+def kept_below(folder: Path, preset: Preset) -> Path:
+    """Where the runs of a preset are kept: those of another one are never read for it."""
+    text = json.dumps(asdict(preset), sort_keys=True)
+    return folder / hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 class Bench:
     """One (source, shift, size, seed): its data, model and finished runs."""
 
     def __init__(self, preset: Preset, folder: Path, source: str, shift: str, size: str, seed: int):
         self.preset, self.source, self.shift, self.seed, self.size = preset, source, shift, seed, size
-        self.folder = folder / source / shift / size / f"seed-{seed}"
+        self.folder = kept_below(folder, preset) / source / shift / size / f"seed-{seed}"
         self.shape = dict(preset.sizes)[size]
 
     @functools.cached_property
@@ -237,7 +245,7 @@ class Bench:
         return self.cell(f"infinite, {kind}", run)
 
     def merged(self) -> dict[str, Any]:
-        """TIES of the two models trained apart from one start."""
+        """TIES of the models trained on each dataset from one start, at the best of six settings by validation."""
 
         def run() -> dict[str, Any]:
             from olm.models import transformer
@@ -247,10 +255,10 @@ class Bench:
             key_init, _ = jax.random.split(jax.random.key(1000 + self.seed))
             start = transformer.init(self.model)(key_init)
             rows = {}
-            for keep in (0.2, 0.5, 1.0):
-                for scale in (0.5, 1.0):
-                    losses = measure(ties(start, [self.before[0], second], keep=keep, scale=scale), self.pair, self.model)
-                    rows[f"keep {keep:g}, scale {scale:g}"] = {part: list(x.values()) for part, x in losses.items()}
+            for keep, scale in itertools.product((0.2, 0.5, 1.0), (0.5, 1.0)):
+                merged = ties(start, [self.before[0], second], keep=keep, scale=scale)
+                losses = measure(merged, self.pair, self.model)
+                rows[f"keep {keep:g}, scale {scale:g}"] = {part: list(x.values()) for part, x in losses.items()}
             best = min(rows, key=lambda name: float(np.mean(rows[name]["validation"])))
             return {"final": rows[best], "chosen": best, "all": rows}
 
@@ -458,6 +466,34 @@ def same(bench: Bench, factor: float) -> dict[str, Any]:
     return bench.cell(f"same data, peak × {factor:g}", run)
 
 
+def to_zero(bench: Bench, share: float, factor: float) -> dict[str, Any]:
+    """A point of the grid with a cosine that ends at zero."""
+    p, peak = bench.preset, bench.shape.peak
+    schedule = schedules.warmup_cosine(factor * peak, 0.0, p.steps, round(p.warmup * p.steps), start=p.floor * peak)
+    return bench.continued(f"replay {share:g}, peak × {factor:g}, to zero", share, schedule)
+
+
+def exploding(bench: Bench) -> dict[str, Any]:
+    """The gradient in share and rate by eighths of the run, through all steps and through the last 30%."""
+
+    def run() -> dict[str, Any]:
+        p = bench.preset
+        problem = relaxed(
+            bench.pair, bench.model, bench.rewarmed(), p.steps, batch_size=p.batch, replay=PUBLISHED[bench.shift], pieces=8,
+            horizon=1.0, last=p.last,
+        )  # fmt: skip
+        found = {}
+        for name, adjoint in (("all", olm.adjoint.direct()), ("the last 30%", olm.adjoint.truncated(round(0.3 * p.steps)))):
+            _, (shares, factors) = olm.policy_gradient(
+                problem.task, problem.learner, problem.policy, problem.phi, steps=p.steps, key=jax.random.key(0),
+                objective=problem.objective, order=problem.order, params=bench.before[0], adjoint=adjoint,
+            )  # fmt: skip
+            found[name] = {"share": (shares[:, 0] - shares[:, 1]).tolist(), "rate": factors.tolist()}
+        return found
+
+    return bench.cell("gradients", run)
+
+
 def search_rows(bench: Bench) -> dict[str, dict[str, float]]:
     """The searched schedule beside the best of the grid, and what each cost in training runs."""
     point = best_of_grid(bench)
@@ -469,14 +505,18 @@ def search_rows(bench: Bench) -> dict[str, dict[str, float]]:
         # Each gradient, the three runs that decide in the end, and the plain run of what was found.
         "cost_runs_by_time": len(cell["history"]) * float(np.median(gradients)) / plain + 4,
         "gradient_runs_by_time": float(np.median(gradients)) / plain,
+        "seconds": cell["search_seconds"] + plain,  # compilation included
         "old share": float(np.mean(cell["shares"])),
         "last rate / peak": cell["rates"][-1] / bench.shape.peak,
     }
     found["best of the grid"] |= {
         "cost_runs_by_time": float(len(GRID)),
+        "seconds": sum(bench.replayed(*other)["seconds"] for other in GRID),
         "old share": point[0],
         "last rate / peak": bench.preset.floor,
     }
+    # What of a difference is the last rate: every point of the grid ends at η_min.
+    found["best of the grid, its rate to zero"] = row(bench, to_zero(bench, *point))
     found["difference"] = {"mean": found["searched"]["mean"] - found["best of the grid"]["mean"]}
     return found
 
@@ -508,6 +548,7 @@ def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str]) -> d
             [search_rows(b)["difference"]["mean"] for b in benches], 0.0, below=True
         )["verdict"]
         tables["searched"] = [{k: b.searched()[k] for k in ("shares", "rates", "history", "kept")} for b in benches]
+        tables["gradients"] = {k: v for k, v in exploding(benches[0]).items() if k not in ("seconds", "commit")}
         tables["start"] = {
             "shares": [PUBLISHED[benches[0].shift]] * benches[0].preset.steps,
             "rates": benches[0].rates(benches[0].rewarmed(), benches[0].preset.steps).tolist(),
@@ -531,6 +572,16 @@ def enumerated(values: np.ndarray) -> list[tuple[str, float]]:
     return [*((f"dataset {i + 1}", float(x)) for i, x in enumerate(values)), ("mean", float(values.mean()))]
 
 
+def provenance(benches: Sequence[Bench]) -> dict[str, Any]:
+    """The commits that made the runs, how many there are, and their time in all."""
+    cells = [json.loads(path.read_text(encoding="utf-8")) for bench in benches for path in sorted(bench.folder.glob("*.json"))]
+    return {
+        "commits": sorted({cell["commit"] for cell in cells}),
+        "runs": len(cells),
+        "seconds": sum(c["seconds"] for c in cells),
+    }
+
+
 def wanted(source: str, size: str, sections: Sequence[str]) -> list[str]:
     """Which sections a source and size have: the small model all, the large one all but two, files the published table."""
     if source == "library":
@@ -548,7 +599,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "continual", help="where finished runs are kept")
     args = parser.parse_args()
     preset = QUICK if args.quick else FULL
-    cells = args.cells / "quick" if args.quick else args.cells
+    cells = args.cells
     seeds = args.seeds[:1] if args.quick else args.seeds
     tables: dict[str, Any] = {}
     for source in args.sources:
@@ -559,11 +610,16 @@ def main() -> None:
                 sections = wanted(source, size, args.only)
                 if sections:
                     name = f"{source}, {shift} shift, {size} model"
-                    tables[name] = run_table(name, [Bench(preset, cells, source, shift, size, seed) for seed in seeds], sections)
+                    benches = [Bench(preset, cells, source, shift, size, seed) for seed in seeds]
+                    tables[name] = run_table(name, benches, sections)
+                    tables[name]["made by"] = provenance(benches)
                 jax.clear_caches()
     whole = set(args.only) == set(SECTIONS) and len(args.shifts) == 2 and len(args.sources) == 2
     if whole or args.output is not None:
-        _bench.save("continual", {"preset": preset, "tables": tables}, args)
+        args.seeds = seeds
+        hours = sum(one["made by"]["seconds"] for one in tables.values()) / 3600
+        print(f"{hours:.2f} core-hours in all")
+        _bench.save("continual", {"preset": asdict(preset), "core_hours": hours, "tables": tables}, args)
     else:
         print("a part of the benchmark: nothing recorded; run it without --only, --shifts and --sources, or with --output")
 

@@ -9,6 +9,7 @@ for any other optimiser the same through the vjp of its update.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -150,7 +151,8 @@ def inputs(
     else:
         index = learners.order(key_order, steps, n_examples, batch) if batch < n_examples else None  # all N have no order
     shared, rows = split(policy, phi)
-    data = {"train": task.train, "target": task.target, **held_out}
+    # Sets that are absent are left out: a None would be another structure of data, and compile every program once more.
+    data = {"train": task.train, "target": task.target, **{name: x for name, x in held_out.items() if x is not None}}
     return Inputs(shared, rows, (jnp.arange(steps, dtype=jnp.int32), index), data), (params, learner.optimiser.init(params))
 
 
@@ -174,18 +176,27 @@ def _stretch(loop: Program, arguments: Inputs, carry: PyTree) -> PyTree:
     return adjoints.advance(loop, arguments, carry, tape=False, readout=False)[0]
 
 
+SHORT = 5
+"""Stretches of fewer steps are not cut out of longer ones to spare a compilation: calling them would take longer."""
+
+
 def walk(loop: Program, arguments: Inputs, carry: PyTree, points: Iterable[int], done: int = 0) -> Iterator[tuple[int, PyTree]]:
     """Run the loop from step ``done`` on, stopping at ``points`` (increasing) to yield (steps done, carry).
 
-    For who wants to look at a run, or to save it, at some of its steps only; a stretch of a new length is compiled once.
+    For who wants to look at a run, or to save it, at some of its steps only. Each length of a stretch compiles once, so all are
+    cut to their greatest common divisor, unless it is hardly longer than a step.
     """
-    for point in points:
-        part = slice(done, point)
-        here = arguments._replace(
-            rows=jax.tree.map(lambda x, part=part: x[part], arguments.rows),
-            aux=jax.tree.map(lambda x, part=part: x[part], arguments.aux),
-        )
-        carry, done = _stretch(loop, here, carry) if point > done else carry, point
+    wanted = [int(point) for point in points]
+    unit = math.gcd(*wanted, done)
+    for point in wanted:
+        while done < point:
+            step = done + unit if unit >= SHORT else point
+            part = slice(done, step)
+            here = arguments._replace(
+                rows=jax.tree.map(lambda x, part=part: x[part], arguments.rows),
+                aux=jax.tree.map(lambda x, part=part: x[part], arguments.aux),
+            )
+            carry, done = _stretch(loop, here, carry), step
         yield point, carry
 
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from olm.cli import main
 from olm.records import Run, load_arrays
+from olm.search import loop
 
 TINY = [
     "--steps", "20", "--width", "8", "--layers", "1", "--heads", "2", "--length", "8", "--vocabulary", "96", "--validation", "8",
@@ -56,7 +58,8 @@ def test_a_run_leaves_what_it_measured_and_says_what_was_read(tmp_path: Path, ca
     assert summary["baselines"]["union"]["loss"][old] < summary["baselines"]["scratch"]["loss"][old]
     curves = load_arrays(path / "curves.npz")
     assert curves["test"].shape == (len(run.metrics()), 2)
-    assert np.load(path / "params.npz") is not None
+    assert curves["test"][-1] == pytest.approx([run.metrics()[-1]["test"][name] for name in (old, new)])
+    assert all(np.isfinite(x).all() for x in load_arrays(path / "params.npz")["block_0"]["norm_mlp"].values())
 
 
 def test_a_budget_for_forgetting_becomes_a_share_with_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +90,52 @@ def test_a_searched_run_is_made_again_in_the_plain_loop(tmp_path: Path, capsys: 
     assert main(["continue", "--resume", str(path), "--quiet"]) == 0
     assert (path / "params.npz").read_bytes() == before
     assert Run.open(path).summary()["searched"] == summary["searched"]
+
+
+def test_a_choice_among_three_datasets_counts_forgetting_from_each_ones_own_phase(tmp_path: Path) -> None:
+    """Once in one run, once in the parts that a choice makes of it: with the share that was chosen both are the same training."""
+    words = ["continue", "stories", "--datasets", "3", *TINY]
+    pilots = ["--pilots", "0.1", "0.25", "0.5", "0.75", "--budget-forgetting", "0.9"]
+    assert main([*words, "--replay", "0.25", *pilots, "--run-dir", str(tmp_path / "parts")]) == 0
+    parts = Run.open(tmp_path / "parts").summary()
+    share = repr(parts["forecast"]["share"])
+    assert main([*words, "--replay", "0.25", share, "--run-dir", str(tmp_path / "whole")]) == 0
+    whole = Run.open(tmp_path / "whole").summary()
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert parts["forgetting"] == pytest.approx(whole["forgetting"], abs=1e-4)
+    assert parts["account"][-1] == whole["account"][-1]
+
+
+def test_an_interrupt_of_a_search_ends_the_command_and_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["continue", "stories", "--shift", "strong", *TINY, "--search", "3", "--pieces", "2", "--save-every", "0"]
+    assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
+    original, calls = loop._Search.evaluate, []
+
+    def evaluate(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    path = tmp_path / "cut"
+    monkeypatch.setattr(loop._Search, "evaluate", evaluate)
+    assert main([*words, "--run-dir", str(path)]) == 130
+    assert f"olm continue --resume {path}" in capsys.readouterr().err
+    assert not (path / "summary.json").exists() and not (path / "params.npz").exists()
+    assert main(["continue", "--resume", str(path), "--quiet"]) == 0
+    assert (path / "params.npz").read_bytes() == (tmp_path / "whole" / "params.npz").read_bytes()
+
+
+def test_a_run_on_files_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["continue", "text", "--files", "old.txt", "new.txt", *TINY, "--vocabulary", "128", "--epochs", "2"]
+    assert main([*words, "--run-dir", "run"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["continue", "--resume", "../run", "--quiet"]) == 0
 
 
 @pytest.mark.slow
@@ -172,6 +221,14 @@ def test_a_run_with_changed_files_is_not_continued(tmp_path: Path, capsys: pytes
         (["text", "--files", "absent.txt", "gone.txt"], "cannot read"),
         (["--resume", "nowhere"], "not a run folder"),
         (["stories", "--budget-forgetting", "3"], "0.03 for 3%"),
+        (["stories", "--no-reset", "--search", "1"], "leave --no-reset out"),
+        (["stories", "--replay", "0", "--search", "1"], "replay is 0"),
+        (["stories", "--old-weight", "1", "--search", "1"], "old_weight is 1"),
+        (["stories", "--pieces", "0", "--search", "1"], "pieces=0"),
+        (["stories", "--warmup", "nan"], "warmup is nan"),
+        (["stories", "--schedule", "wsd", "--anneal", "nan"], "anneal is nan"),
+        (["stories", "--schedule", "infinite-linear", "--cooldown", "inf"], "cooldown is inf"),
+        (["stories", "--steps", "2", "40", "--replay", "0.5"], "was read before for"),
         (["stories", "--save-every", "-1"], "save-every is -1"),
     ],
 )

@@ -86,9 +86,9 @@ def test_three_datasets_replay_all_earlier_ones_from_their_beginnings() -> None:
     assert made.resets == (20, 25)
     last = made.order[25:]
     replayed = [int(((last >= low) & (last < high)).sum()) for low, high in ((0, 90), (90, 120), (120, 180))]
-    assert replayed == [15, 5, 20]
-    assert last[last < 90].tolist() == list(range(15))
-    assert [part["share"]["a"] for part in account(made, three)] == [1.0, 0.4, 15 / 40]
+    assert replayed == [17, 3, 20]  # 80 windows were read of the first, 12 of the second
+    assert last[last < 90].tolist() == list(range(17))
+    assert [part["share"]["a"] for part in account(made, three)] == [1.0, 0.4, 17 / 40]
     assert plan(three, [20, 5, 10], np.ones(35), batch_size=B, reset=False).resets == ()
 
 
@@ -142,6 +142,24 @@ def test_a_dataset_may_be_read_again_when_asked() -> None:
     made = plan(two, [20], np.ones(20), batch_size=B, first=1, epochs=2)
     assert made.order.ravel().tolist() == [*range(40, 80), *range(40, 80)]
     assert account(made, two)[0]["tokens"]["b"] == 80 * L
+
+
+def test_replay_reads_what_was_read_and_nothing_else() -> None:
+    """A short first phase: replay is bounded by it, spread by it, and repeats it only when asked."""
+    three = [bare("a", 90), bare("b", 90), bare("c", 90)]
+    made = plan(three, [10, 5, 10], np.ones(25), batch_size=B, replay=[0.0, 0.0, 0.5])
+    last = made.order[15:]
+    assert last[last < 180].tolist() != []
+    assert sorted(set(last[last < 90].tolist())) == list(range((last < 90).sum()))
+    assert ((last < 90).sum(), ((last >= 90) & (last < 180)).sum()) == (13, 7)  # 40 and 20 windows were read of them
+    with pytest.raises(InputError, match=r"'a' was read before for 48 tokens in 1 reading\(s\) and the run asks for 240"):
+        plan(three[:2], [2, 20], np.ones(22), batch_size=B, replay=0.5)
+    again = plan(three[:2], [2, 20], np.ones(22), batch_size=B, replay=0.5, epochs=5)
+    old = again.order[2:][again.order[2:] < 90]
+    assert old.tolist() == list(range(8)) * 5
+    assert account(again, three[:2])[1]["tokens"] == {"a": 40 * L, "b": 40 * L}
+    with pytest.raises(InputError, match="seen is"):
+        plan(three[:2], [5], np.ones(5), batch_size=B, first=1, seen=[100])
 
 
 def test_a_share_of_replay_is_spread_by_size() -> None:
@@ -470,7 +488,7 @@ def test_a_search_lowers_the_final_losses_and_is_made_plain(data) -> None:
     first = train_sequence(two[:1], MODEL, plan(two[:1], [60], np.full(60, 2e-2), batch_size=B), key=key, evaluate_every=60)
     schedule = schedules.warmup_cosine(2e-2, 2e-3, steps, 2)
     run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.05, reserve=0.5, pieces=4, last=10, every=5)
-    found = find_schedule(run, params=first.params, key=key)
+    found = find_schedule(run, params=first.params, key=key, evaluations=5)
     history = found.solution.history
     assert found.solution.measures["objective_ratio"] < 1
     assert len(history) == 5
@@ -478,7 +496,7 @@ def test_a_search_lowers_the_final_losses_and_is_made_plain(data) -> None:
     assert np.abs(np.cumsum(found.plan.counts[:, 0]) - B * np.cumsum(found.shares[:, 0])).max() <= 0.5 + 1e-9
     assert account(found.plan, two)[0]["total"] == steps * B * L
     # Shares that are whole numbers of examples at every step, and the start's rates: then the plain run is the relaxed one.
-    run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.25, pieces=4, last=10, every=5)
+    run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.25, reserve=0.25, pieces=4, last=10, every=5)
     made, _, rates = realised(run, run.phi)
     assert np.array_equal(made.order, run.order)
     assert rates == pytest.approx(np.asarray(schedules.rates(schedule, steps)), rel=1e-6)

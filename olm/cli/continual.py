@@ -18,8 +18,8 @@ from olm.continual.experiment import Trajectory, measure, train_sequence
 from olm.continual.experiment import settings as settings_of
 from olm.continual.forecast import ShareForecast, choose_share
 from olm.continual.plan import Plan, plan, replay_shares, union
-from olm.continual.search import find_schedule, relaxed
-from olm.errors import InputError
+from olm.continual.search import Relaxed, find_schedule, relaxed
+from olm.errors import DivergenceError, InputError
 from olm.records import Run
 from olm.tasks.sequence import Dataset
 
@@ -100,6 +100,7 @@ class _Work:
     """One command: its data and settings, and the folders in which its runs are kept and continued."""
 
     def __init__(self, options: Continue[Any], words: Sequence[str]):
+        options = dataclasses.replace(options, data=options.data.resolved())
         training = options.training
         sets = options.data.datasets if isinstance(options.data, Stories) else 2
         sets = len(options.data.groups()) if isinstance(options.data, Text) else sets
@@ -114,6 +115,9 @@ class _Work:
             _check_pilots(options.replay)
         if options.search.search < 0:
             raise InputError(f"search is {options.search.search}: give 0 or more policy gradients")
+        self.chooses = options.replay.budget_forgetting is not None or options.search.search > 0
+        if self.chooses and not options.optimiser.reset:
+            raise InputError("a chosen share or schedule is for a run that begins with the last dataset: leave --no-reset out")
         self.options, self.steps, self.command = options, tuple(steps), ["olm", "continue", *words]
         batch = options.optimiser.batch_size
         data_seed = training.seed if training.data_seed is None else training.data_seed
@@ -141,19 +145,54 @@ class _Work:
         }
         optimiser, rates = self.options.optimiser, arguments.pop("rates")
         arguments |= {"batch_size": optimiser.batch_size, "reset": optimiser.reset, "epochs": self.options.training.epochs}
-        return plan(self.data[:upto], self.steps[first:upto], rates, first=first, **arguments)
+        return plan(self.data[:upto], self.steps[first:upto], rates, first=first, seen=self.seen(first), **arguments)
+
+    def seen(self, first: int) -> list[int]:
+        """Windows of each dataset before ``first`` that its own phase reads."""
+        if first == 0:
+            return []
+        made = self.plan(upto=first)
+        parts = np.split(made.counts, made.ends[:-1])
+        return [min(int(part[:, d].sum()), len(self.data[d].train)) for d, part in enumerate(parts)]
+
+    def relaxed(self, share: float) -> Relaxed:
+        """The last dataset's run as a search takes it."""
+        options, steps = self.options, self.steps[-1]
+        rates = jnp.asarray(self.rates[-steps:], jnp.result_type(float))
+        return relaxed(
+            self.data,
+            self.model,
+            lambda step: rates[jnp.minimum(step, steps - 1)],
+            steps,
+            batch_size=options.optimiser.batch_size,
+            replay=share,
+            old_weight=options.search.old_weight,
+            pieces=options.search.pieces,
+            adam=self.adam,
+            seen=self.seen(len(self.data) - 1),
+            epochs=options.training.epochs,
+        )
 
     def config(self, made: Plan, data: Sequence[Dataset]) -> dict[str, Any]:
         groups = {name: dataclasses.asdict(getattr(self.options, name)) for name in GROUPS}
         source = {"name": self.options.data.name, **dataclasses.asdict(self.options.data)}
         return settings_of(data, self.model, made, self.adam, options=groups, source=source, files=self.options.data.hashes())
 
-    def train(self, made: Plan, data: Sequence[Dataset], run: Run, params: Any = None) -> Trajectory:
+    def train(self, made: Plan, data: Sequence[Dataset], run: Run, params: Any = None, before: Any = None) -> Trajectory:
         training = self.options.training
         return train_sequence(
-            data, self.model, made, key=self.key, adam=self.adam, params=params, evaluate_every=training.evaluate_every,
-            run=run, save_every=self.options.run.save_every, progress=not self.options.run.quiet,
-        )  # fmt: skip
+            data,
+            self.model,
+            made,
+            key=self.key,
+            adam=self.adam,
+            params=params,
+            before=before,
+            evaluate_every=training.evaluate_every,
+            run=run,
+            save_every=self.options.run.save_every,
+            progress=not self.options.run.quiet,
+        )
 
     def below(self, name: str, made: Plan, data: Sequence[Dataset], params: Any = None) -> Trajectory:
         """A further run in a folder inside the main one: a pilot, a baseline, the phases before a choice."""
@@ -175,10 +214,15 @@ def run(words: Sequence[str]) -> int:
     if place.resume is not None and place.run_dir is not None:
         raise InputError("--resume continues in its own folder: leave --run-dir out")
     work = _Work(options, words)
-    chooses = options.replay.budget_forgetting is not None or options.search.search > 0
+    options = work.options
+    # What cannot be is known before a folder is made.
     last = len(work.data) - 1
-    made = work.plan(first=last) if chooses else work.plan()
-    first = work.plan(upto=last) if chooses else None  # what cannot be is known before a folder is made
+    made, first = work.plan(first=last) if work.chooses else work.plan(), work.plan(upto=last)
+    if options.replay.budget_forgetting is not None:
+        for share in options.replay.pilots:
+            work.plan(first=last, replay=[share])
+    if options.search.search:
+        work.relaxed(work.shares[-1] if options.replay.budget_forgetting is None else 0.5)
     for name in options.training.baselines:
         _baseline(work, name)
     config = work.config(made, work.data)
@@ -194,14 +238,15 @@ def run(words: Sequence[str]) -> int:
         try:
             params, before = None, None
             found: dict[str, Any] = {}
-            if first is not None:
+            if work.chooses:
                 earlier = work.below("first", first, work.data[:last])
                 params = earlier.params
-                losses = measure(params, work.data, work.model)["test"]
-                before = [*earlier.final["test"][-1], losses[work.data[-1].name]]
+                # Each dataset as it was after its own phase; the last one as it is before its own.
+                own = [float(earlier.final["test"][d][d]) for d in range(last)]
+                before = [*own, measure(params, work.data, work.model)["test"][work.data[-1].name]]
                 made, found = _chosen(work, made, earlier)
-            trajectory = work.train(made, work.data, main, params)
             others = {name: _trained_baseline(work, name) for name in options.training.baselines}
+            trajectory = work.train(made, work.data, main, params, before)
         except KeyboardInterrupt:
             say(f"interrupted; continue with: {resume_line(main.path, 'continue')}")
             return 130
@@ -220,7 +265,7 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
     found: dict[str, Any] = {}
     if (budget := options.replay.budget_forgetting) is not None:
         shares = sorted(set(options.replay.pilots))
-        pilots = [work.below(f"pilots/{x:g}", work.plan(first=last, replay=[x]), work.data, params) for x in shares]
+        pilots = [work.below(f"pilots/{x!r}", work.plan(first=last, replay=[x]), work.data, params) for x in shares]
         names = [work.data[0].name, work.data[-1].name]
         old, new = ([run.measures("validation")["loss"][name] for run in pilots] for name in names)
         before = float(earlier.final["validation"][-1][0])
@@ -229,7 +274,8 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
         )
         print(_forecast_line(forecast, budget, names[0]), flush=True)
         share = min(forecast.share, 1 - 1e-9)
-        made = work.plan(first=last, replay=[share])
+        work.shares[-1] = share
+        made = work.plan(first=last)
         told = ("share", "low", "high", "old_loss", "new_loss", "limit", "extrapolated", "message")
         table = dict(zip(map(str, shares), zip(old, new, strict=True), strict=True))
         found["forecast"] = {**{name: getattr(forecast, name) for name in told}, "budget": budget, "pilots": table}
@@ -238,20 +284,8 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
     if options.search.search:
         assert work.main is not None
         path = work.main.path / "search"
-        rates, steps = jnp.asarray(work.rates[-work.steps[-1] :], jnp.result_type(float)), work.steps[-1]
-        run = relaxed(
-            work.data,
-            work.model,
-            lambda step: rates[jnp.minimum(step, steps - 1)],
-            steps,
-            batch_size=options.optimiser.batch_size,
-            replay=share,
-            old_weight=options.search.old_weight,
-            pieces=options.search.pieces,
-            adam=work.adam,
-        )
         result = find_schedule(
-            run,
+            work.relaxed(share),
             params=params,
             key=work.key,
             evaluations=options.search.search,
@@ -259,6 +293,10 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
             resume=(path / "config.json").exists(),
             progress=not options.run.quiet,
         )
+        if result.solution.status == "interrupted":
+            raise KeyboardInterrupt
+        if result.solution.status == "diverged":
+            raise DivergenceError(f"the search: {result.solution.message}")
         made = result.plan
         ratio = result.solution.measures["objective_ratio"]
         print(f"searched: weighted final loss on validation × {ratio:.4f}, {result.solution.message}", flush=True)
@@ -303,17 +341,11 @@ def _trained_baseline(work: _Work, name: str) -> dict[str, Any]:
 
 def _table(work: _Work, trajectory: Trajectory, measures: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     names = trajectory.names
-    rows = [["held-out loss, nats per token", *names, "mean", "steps"]]
+    rows = [["held-out loss, nats per token", *names, "mean of those learned", "steps"]]
     for phase, losses in enumerate(trajectory.final["test"]):
-        about = f"after {names[trajectory.new[phase]]}"
-        rows.append(
-            [
-                about,
-                *(f"{x:.4f}" for x in losses),
-                f"{np.mean(losses):.4f}",
-                str(int(np.sum(work.steps[: trajectory.new[phase] + 1]))),
-            ]
-        )
+        new = trajectory.new[phase]
+        cells = [*(f"{x:.4f}" for x in losses), f"{np.mean(losses[: new + 1]):.4f}", str(sum(work.steps[: new + 1]))]
+        rows.append([f"after {names[new]}", *cells])
     for name, found in others.items():
         rows.append([name, *(f"{found['loss'][n]:.4f}" for n in names), f"{found['mean']:.4f}", str(found["steps"])])
     lines = aligned(rows)

@@ -52,6 +52,9 @@ class Stories:
             validation=this.validation, test=this.tests,
         )  # fmt: skip
 
+    def resolved(self) -> Any:
+        return self
+
     def hashes(self) -> dict[str, str]:
         return {}
 
@@ -82,6 +85,9 @@ class Library:
             validation=this.validation, test=this.tests,
         )  # fmt: skip
 
+    def resolved(self) -> Any:
+        return self
+
     def hashes(self) -> dict[str, str]:
         return {}
 
@@ -111,6 +117,10 @@ class Text:
         if len(self.files) < 2:
             raise InputError(f"{len(self.files)} dataset(s) given: name the files of two or more, --files OLD NEW")
         return [[os.path.abspath(name) for name in group.split(",")] for group in self.files]
+
+    def resolved(self) -> Text:
+        # A run may be continued from another folder.
+        return dataclasses.replace(self, files=tuple(",".join(group) for group in self.groups()))
 
     def build(self, seed: int, rows: Sequence[int]) -> tuple[Dataset, ...]:
         this: Any = self
@@ -198,6 +208,9 @@ class ScheduleOptions:
         return 0.1 * self.peak if self.floor is None else self.floor
 
     def rates(self, steps: Sequence[int]) -> np.ndarray:
+        for name, share in (("warmup", self.warmup), ("cooldown", self.cooldown), ("anneal", self.anneal)):
+            if not 0 <= share < float("inf"):
+                raise InputError(f"{name} is {share:g}: give a share of a dataset's steps")
         total, first, last = sum(steps), steps[0], steps[-1]
         warmup, anneal = round(self.warmup * first), max(round(self.anneal * last), 1)
         match self.schedule.split("-"):
@@ -240,11 +253,11 @@ class SearchOptions:
     """Share and learning rate of the last dataset by gradient descent of the final losses."""
 
     search: int = 0
-    """Policy gradients to spend, each about five training runs on the last dataset; 0: no search."""
+    """Policy gradients to spend, each two to three training runs on the last dataset; 0: no search."""
     old_weight: float = 0.5
     """Share of the earlier datasets' losses in what is minimised."""
-    pieces: int = 8
-    """Stretches of the run with a share and a rate factor of their own."""
+    pieces: int = 4
+    """Stretches of the run's last 30% with a share and a rate factor of their own; those of the first hold before."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +275,8 @@ class TrainingOptions:
     evaluate_every: int = 100
     """Steps between evaluations; ten times as dense in the last 100 steps of a dataset, whose mean is reported."""
     baselines: Annotated[tuple[str, ...], arg(metavar="{" + ",".join(BASELINES) + "} ...")] = ()
-    """Also train, to compare: union of all data from the start; the last dataset from scratch; held, the constant η_min."""
+    """Also train, to compare: union of all data from the start, and the last dataset from scratch, each under one cosine; held,
+    the same replay at the constant η_min after the first dataset."""
 
 
 @dataclass(frozen=True)

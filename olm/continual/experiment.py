@@ -38,9 +38,6 @@ from olm.types import Array, Learner, PyTree, Task
 
 __all__ = ["Adam", "Trajectory", "evaluator", "learner", "measure", "settings", "task", "train_sequence"]
 
-SHORT = 5
-"""Stretches of fewer steps are not cut out of longer ones to spare a compilation: calling them would take longer."""
-
 
 @dataclass(frozen=True)
 class Adam:
@@ -243,7 +240,7 @@ def settings(datasets: Sequence[Dataset], model: TransformerConfig, made: Plan, 
             "new": list(made.new),
             "resets": list(made.resets),
             "batch_size": int(made.order.shape[1]),
-            "fingerprint": fingerprint_of((made.order, made.rates))[:16],
+            "fingerprint": _identity(made),
         },
         "data": {"names": [one.name for one in datasets], "fingerprint": fingerprint(datasets)},
         **more,
@@ -258,6 +255,7 @@ def train_sequence(
     key: Array,
     adam: Adam = Adam(),
     params: PyTree = None,
+    before: Sequence[float] | None = None,
     evaluate_every: int = 50,
     last: int = 100,
     run: Run | None = None,
@@ -272,6 +270,7 @@ def train_sequence(
       key: fixes the initialisation.
       adam: the optimiser.
       params: θ_0, the end of an earlier run; None: a new model.
+      before: as for `Trajectory.measures`, for the summary of a run folder.
       evaluate_every: steps between evaluations.
       last: final losses are means over the last so many steps of a phase, where evaluations are ten times as dense as that.
       run: an open run folder: metrics, state, and at the end parameters, curves and summary; what state it holds is continued.
@@ -323,10 +322,10 @@ def train_sequence(
         }
 
     rows: list[dict[str, Any]] = []
-    done = 0
+    done, identity = 0, _identity(made)
     if run is not None:
         if (saved := run.load_state(carry)) is not None:
-            carry, done = jax.tree.map(jnp.asarray, saved[0]), _step_of(run, saved[1])
+            carry, done = jax.tree.map(jnp.asarray, saved[0]), _step_of(run, saved[1], identity)
             run.truncate_metrics(int(saved[1]["rows"]))
             rows = run.metrics()
         else:
@@ -343,10 +342,6 @@ def train_sequence(
                 f"the loss of {bad[0]} is not finite after step {step}: lower the learning rate, or clip gradients"
             )
 
-    # Stretches of one length compile once: the greatest common divisor of all, unless it is hardly longer than a step.
-    unit = math.gcd(*map(int, points), done)
-    stops = range(done + unit, total + 1, unit) if unit >= SHORT else map(int, points[points > done])
-    wanted = set(points.tolist())
     bar = Bar(total, done, on=progress, unit="step", name="train")
     saved_at = time.monotonic()
     try:
@@ -354,36 +349,40 @@ def train_sequence(
             note(0, carry)
         good = carry, done, len(rows)
         try:
-            for step, after in walk(loop, arguments, carry, stops, done):
-                if step not in wanted:
-                    continue
+            for step, after in walk(loop, arguments, carry, points[points > done], done):
                 note(step, after)
                 good = after, step, len(rows)
                 bar.show(step, rows[-1]["validation"])
                 if run is not None and (time.monotonic() - saved_at >= save_every or step == total):
-                    _save(run, *good)
+                    _save(run, *good, identity)
                     saved_at = time.monotonic()
         except KeyboardInterrupt:
             if run is not None:
                 run.truncate_metrics(good[2])
-                _save(run, *good)
+                _save(run, *good, identity)
             raise
     finally:
         bar.close()
     carry = good[0]
     trajectory = _trajectory(datasets, made, rows, last, accounted, carry[0])
     if run is not None:
-        _write(run, trajectory)
+        _write(run, trajectory, before)
     return trajectory
 
 
-def _save(run: Run, carry: PyTree, step: int, rows: int) -> None:
-    run.save_state(carry, {"step": step, "rows": rows})
+def _identity(made: Plan) -> str:
+    return fingerprint_of((made.order, made.rates))[:16]
 
 
-def _step_of(run: Run, meta: Mapping[str, Any]) -> int:
+def _save(run: Run, carry: PyTree, step: int, rows: int, identity: str) -> None:
+    run.save_state(carry, {"step": step, "rows": rows, "plan": identity})
+
+
+def _step_of(run: Run, meta: Mapping[str, Any], identity: str) -> int:
     if not all(isinstance(meta.get(name), int) for name in ("step", "rows")):
         raise InputError(f"{run.path}/state.npz is not the state of a continual run: start in another folder")
+    if meta.get("plan") != identity:
+        raise InputError(f"{run.path}/state.npz belongs to another plan of shares and rates: start in another folder")
     return int(meta["step"])
 
 
@@ -420,7 +419,7 @@ def measure(params: PyTree, datasets: Sequence[Dataset], model: TransformerConfi
     return {part: {one.name: float(x) for one, x in zip(datasets, losses, strict=True)} for part, losses in found.items()}
 
 
-def _write(run: Run, trajectory: Trajectory) -> None:
+def _write(run: Run, trajectory: Trajectory, before: Sequence[float] | None) -> None:
     run.save("params", trajectory.params)
     curves = {part: np.array([[row[part][name] for name in trajectory.names] for row in trajectory.rows]) for part in
               ("validation", "test")}  # fmt: skip
@@ -432,7 +431,7 @@ def _write(run: Run, trajectory: Trajectory) -> None:
             "datasets": list(trajectory.names),
             "before": {part: dict(zip(trajectory.names, x.tolist(), strict=True)) for part, x in trajectory.before.items()},
             "final": {part: x.tolist() for part, x in trajectory.final.items()},
-            **trajectory.measures(),
+            **trajectory.measures(before=before),
             "account": trajectory.account,
             "versions": versions(),
         }

@@ -115,23 +115,25 @@ def replay_shares(replay: float, sizes: Sequence[int]) -> np.ndarray:
     return np.append(replay * earlier / earlier.sum(), 1 - replay)
 
 
-def _rows(counts_TxD: np.ndarray, datasets: Sequence[Dataset], epochs: int) -> np.ndarray:
-    """[T, B] rows of the datasets laid end to end, each read from its beginning in its own order."""
+def _rows(counts_TxD: np.ndarray, datasets: Sequence[Dataset], epochs: int, readable: Sequence[int]) -> np.ndarray:
+    """[T, B] rows of the datasets laid end to end, each read from its beginning in its own order, up to ``readable`` rows."""
     starts = np.cumsum([0, *(len(one.train) for one in datasets)])
     order = np.empty((len(counts_TxD), int(counts_TxD[0].sum())), np.int32)
     # Place in the batch: datasets in turn.
     of = np.concatenate([np.repeat(np.arange(counts_TxD.shape[1]), row) for row in counts_TxD])
     flat = order.reshape(-1)
-    for d, one in enumerate(datasets):
+    for d, (one, size) in enumerate(zip(datasets, readable, strict=True)):
         at = np.flatnonzero(of == d)
-        size, length = len(one.train), one.train.shape[1] - 1
+        length = one.train.shape[1] - 1
         if len(at) > size * epochs:
             missing = (len(at) - size * epochs) * length
+            has = "has" if size == len(one.train) else "was read before for"
             raise InputError(
-                f"dataset {one.name!r} has {size * length * epochs:,} tokens in {epochs} reading(s) and the run asks for "
-                f"{len(at) * length:,}: {missing:,} are missing; give more text, fewer steps, a smaller batch, or more epochs"
+                f"dataset {one.name!r} {has} {size * length * epochs:,} tokens in {epochs} reading(s) and the run asks for "
+                f"{len(at) * length:,}: {missing:,} are missing; give more text, fewer steps, a smaller batch, less replay, or "
+                "more epochs"
             )
-        flat[at] = starts[d] + np.arange(len(at)) % size
+        flat[at] = starts[d] + np.arange(len(at)) % max(size, 1)
     return order
 
 
@@ -144,6 +146,7 @@ def plan(
     replay: float | Sequence[float] = 0.0,
     first: int = 0,
     shares: Any = None,
+    seen: Sequence[int] | None = None,
     reset: bool = True,
     epochs: int = 1,
 ) -> Plan:
@@ -157,6 +160,8 @@ def plan(
       replay: x, share of earlier data in every batch; one for all phases, or one for each.
       first: the dataset of the first phase; 1 for a run that continues from a model trained on dataset 0.
       shares: [T, D] shares of the datasets at every step in place of ``replay``; all phases are then read as one.
+      seen: how many windows of each dataset before ``first`` the model has been trained on, from its beginning; None: all. Replay
+        reads no others, and is spread over several earlier datasets in proportion to what was read of each.
       reset: whether the optimiser forgets its moments between phases, as published.
       epochs: how often a phase may read a dataset.
 
@@ -182,22 +187,29 @@ def plan(
     total = sum(lengths)
     rates = _checked_rates(rates, total)
     begins = np.cumsum([0, *lengths])
+    sizes = [len(one.train) for one in datasets]
+    read = [*(sizes[:first] if seen is None else seen)]
+    if len(read) != first or any(not 0 < rows <= size for rows, size in zip(read, sizes, strict=False)):
+        raise InputError(
+            f"seen is {read}: give the windows read of each of the {first} earlier dataset(s), at most {sizes[:first]}"
+        )
     if shares is not None:
         shares = np.asarray(shares, np.float64)
         if shares.shape != (total, len(datasets)):
             raise InputError(f"shares have shape {shares.shape}: give [{total}, {len(datasets)}], one for each step and dataset")
         numbers = counts(shares, batch_size)
-        order = _rows(numbers, datasets, epochs)
+        order = _rows(numbers, datasets, epochs, [*read, *sizes[first:]])
     else:
         replays: list[Any] = [replay] * len(lengths) if np.ndim(replay) == 0 else list(replay)  # type: ignore[arg-type]
         if len(replays) != len(lengths):
             raise InputError(f"{len(replays)} replay shares for {len(lengths)} phases: give one, or one for each")
         parts, orders = [], []
         for phase, (length, share) in enumerate(zip(lengths, replays, strict=True)):
-            so_far = datasets[: first + phase + 1]
-            numbers = counts(replay_shares(share, [len(one.train) for one in so_far]), batch_size, length)
-            orders.append(_rows(numbers, so_far, epochs))
-            parts.append(np.pad(numbers, ((0, 0), (0, len(datasets) - len(so_far)))))
+            now = first + phase
+            numbers = counts(replay_shares(share, [*read, sizes[now]]), batch_size, length)
+            orders.append(_rows(numbers, datasets[: now + 1], epochs, [*read, sizes[now]]))
+            parts.append(np.pad(numbers, ((0, 0), (0, len(datasets) - now - 1))))
+            read.append(min(int(numbers[:, now].sum()), sizes[now]))
         numbers, order = np.concatenate(parts), np.concatenate(orders)
     resets = tuple(int(begin) for begin in begins[1:-1]) if reset else ()
     return Plan(order, numbers, rates, lengths, tuple(range(first, first + len(lengths))), resets)
@@ -228,7 +240,7 @@ def union(datasets: Sequence[Dataset], steps: Sequence[int], rates: Any, *, batc
     total = sum(check_whole("steps", length, 1) for length in steps)
     check_whole("batch_size", batch_size, 1)
     numbers = counts(np.asarray(steps) / total, batch_size, total)
-    order = _rows(numbers, datasets, check_whole("epochs", epochs, 1))
+    order = _rows(numbers, datasets, check_whole("epochs", epochs, 1), [len(one.train) for one in datasets])
     return Plan(order, numbers, _checked_rates(rates, total), (total,), (len(datasets) - 1,), ())
 
 
@@ -270,7 +282,9 @@ def account(made: Plan, datasets: Sequence[Dataset]) -> list[dict[str, Any]]:
             if (inside.sum(1) != made.counts[begin : begin + phase_steps, d]).any():
                 raise RuntimeError(f"the order reads another number of examples of {one.name} than its counts say")
             read = rows[inside] - starts[d]
-            if (read != np.arange(len(read)) % len(one.train)).any():
+            begun = np.flatnonzero(read == 0)
+            again = int(begun[1]) if len(begun) > 1 else len(read)  # where it is read a second time, if it is
+            if (read != np.arange(len(read)) % max(again, 1)).any():
                 raise RuntimeError(f"{one.name} is not read in its own order")
             tokens[one.name] = len(read) * length
         total = rows.size * length

@@ -62,6 +62,7 @@ class Relaxed(NamedTuple):
       last: H, the steps that pieces divide and that a gradient goes through.
       datasets: the earlier ones and the new one.
       schedule: the learning rate of factor 1.
+      reading: ``seen`` and ``epochs``, as for `olm.continual.plan.plan`.
     """
 
     task: Task
@@ -74,6 +75,7 @@ class Relaxed(NamedTuple):
     last: int
     datasets: tuple[Dataset, ...]
     schedule: optax.Schedule
+    reading: dict[str, Any]
 
 
 class Found(NamedTuple):
@@ -120,6 +122,8 @@ def relaxed(
     last: int = 100,
     every: int = 10,
     adam: Adam = Adam(),
+    seen: Sequence[int] | None = None,
+    epochs: int = 1,
 ) -> Relaxed:
     """A continued run over the last of D datasets as a policy's: shares and rate factors that a gradient reaches.
 
@@ -137,6 +141,7 @@ def relaxed(
       upper: the largest rate factor.
       last, every: the objective is the mean over every so many of the last steps.
       adam: the optimiser.
+      seen, epochs: as for `olm.continual.plan.plan`.
 
     Returns:
       A `Relaxed`.
@@ -158,6 +163,7 @@ def relaxed(
         raise InputError(f"a share of {reserve:g} of {batch_size} examples leaves none of one kind: change reserve or batch_size")
     sizes = tuple(len(one.train) for one in datasets)
     earlier = np.array(sizes[:-1]) / sum(sizes[:-1])
+    reading: dict[str, Any] = {"seen": seen, "epochs": epochs}
     fixed = plan(
         datasets,
         [steps],
@@ -165,6 +171,7 @@ def relaxed(
         batch_size=batch_size,
         replay=old / batch_size,
         first=len(datasets) - 1,
+        **reading,
     )
     policy = late(combined(mixture(sizes, pieces), learning_rate(upper, pieces)), horizon)
     start = np.append(replay * earlier, 1 - replay)
@@ -192,6 +199,7 @@ def relaxed(
         late_steps(steps, horizon),
         tuple(datasets),
         schedule,
+        reading,
     )
 
 
@@ -220,7 +228,7 @@ def realised(run: Relaxed, phi: PyTree) -> tuple[Plan, np.ndarray, np.ndarray]:
     shares = shares / shares.sum(1, keepdims=True)
     rates = np.maximum(np.asarray(rates_of(run.schedule, run.steps), np.float64) * factors, 0)
     batch = run.order.shape[1]
-    made = plan(run.datasets, [run.steps], rates, batch_size=batch, first=len(run.datasets) - 1, shares=shares)
+    made = plan(run.datasets, [run.steps], rates, batch_size=batch, first=len(run.datasets) - 1, shares=shares, **run.reading)
     return made, shares, rates
 
 

@@ -286,7 +286,7 @@ def study(
     seen, curves, params = sweep.run(task, learner, policy, arguments, carry, members, weights, adjoint, settings)
     at = np.arange(0, steps, every)
     found = {"target": curves["target"]}
-    if arguments.data["test"] is not None:
+    if arguments.data.get("test") is not None:
         last = program(task, learner, policy, steps).cost((params, None), {"target": task.test})
         found["test"] = np.append(curves["test"], np.asarray(last))
     places = sweep.columns(settings.kept, batch)

@@ -197,7 +197,7 @@ def _program(functions: Task, learner: Learner, policy: Policy, steps: int, sett
     def step(shared: PyTree, carry: PyTree, row: PyTree, aux: PyTree, data: PyTree) -> PyTree:
         inner, t = carry
         place, phi_t, cost_weight = aux
-        seen = {name: data[name] for name in ("target", "test", "group")}
+        seen = {name: data.get(name) for name in ("target", "test", "group")}
         seen |= {"phi": join(data["phi"], phi_t), "slots": row, "cost_weight": cost_weight}
         return step_of(seen, inner, place, data), t + 1
 
@@ -220,12 +220,12 @@ def _shapes(functions: Task, learner: Learner, settings: Settings, arguments: In
     drawn = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), data["train"])
     each = jax.eval_shape(functions.losses, params, drawn)
     loss = jax.eval_shape(mean_loss(functions.target_losses or functions.losses), params, data["target"])
-    names = ("target", *([] if data["test"] is None else ["test"]), COSTATE)
+    names = ("target", *([] if data.get("test") is None else ["test"]), COSTATE)
     group = None if data["group"] is None else jax.ShapeDtypeStruct((batch,), data["group"].dtype)
     seen = jax.eval_shape(functools.partial(observe, settings), each, each, dict.fromkeys(names, each), group)
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(seen))
     flat = jax.ShapeDtypeStruct((size,), each.dtype)
-    return seen, {"seen": flat, "target": loss, "test": () if data["test"] is None else loss}
+    return seen, {"seen": flat, "target": loss, "test": () if data.get("test") is None else loss}
 
 
 def _sweep(program: Program, adjoint: Adjoint, shapes: Any, every: int, arguments: Inputs, carry: PyTree, weights: Array):

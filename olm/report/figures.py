@@ -171,7 +171,9 @@ def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
         baseline, improved, entropy = curves[f"baseline_{which}"], curves.get(f"found_{which}"), scalar(summary.get("entropy"))
         return lambda ax: plots.loss_curves(baseline, improved, ax, label=f"{which} loss", entropy=entropy)
 
-    found = {f"loss_{which}": loss(which) for which in ("test", "target") if f"baseline_{which}" in curves}
+    # Curves that were measured at an objective's few steps alone have no start, and no line to draw.
+    drawn = [which for which in ("test", "target") if np.isfinite(np.ravel(curves.get(f"baseline_{which}", [np.nan]))[:1]).all()]
+    found = {f"loss_{which}": loss(which) for which in drawn}
     if facts.history:
         level, best, alphabet = _baseline_objective(facts), summary.get("best_evaluation"), _alphabet(facts)
         found["objective"] = lambda ax: plots.objective_history(facts.history, ax, baseline=level, best=best, alphabet=alphabet)

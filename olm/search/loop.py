@@ -336,12 +336,13 @@ class _Search(NamedTuple):
         loop, weights = program(self.task, self.learner, self.policy, self.steps), self.objective.weights(self.steps)
         curves = {name: np.full(self.steps + 1, np.nan) for name in ("target", "test")}
         objectives: Any = 0.0
-        for step, carry in walk(loop, arguments, carry, map(int, looks)):  # noqa: B020
-            seen = _losses(loop, carry, arguments.data)
-            objectives = objectives + weights[step] * np.asarray(seen["sample"], np.float64)
-            for name in curves.keys() & seen.keys():
-                curves[name][step] = float(seen[name])
-        _, carry = next(walk(loop, arguments, carry, [self.steps], int(looks[-1])))
+        for step, after in walk(loop, arguments, carry, np.union1d(looks, [self.steps])):
+            carry = after
+            if weights[step]:
+                seen = _losses(loop, carry, arguments.data)
+                objectives = objectives + weights[step] * np.asarray(seen["sample"], np.float64)
+                for name in curves.keys() & seen.keys():
+                    curves[name][step] = float(seen[name])
         test = jnp.asarray(curves["test"]) if self.task.test is not None else None
         return objectives, Curve(jnp.asarray(curves["target"]), test, jnp.full(self.steps, jnp.nan), carry[0])
 

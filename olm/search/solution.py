@@ -199,7 +199,7 @@ class Solution:
 
         on_test = self.measures["measured_on"] == "test"
         base, found = (np.asarray(c.test if on_test else c.target) for c in (self.baseline, self.curve))
-        return plots.inline(
-            lambda ax: plots.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"),
-            lambda ax: plots.objective_history(self.history, ax=ax, best=self.best_evaluation),
-        )
+        drawings = [lambda ax: plots.objective_history(self.history, ax=ax, best=self.best_evaluation)]
+        if "objective_ratio" not in self.measures:  # else the curves were measured at a few steps: nothing to draw
+            drawings.insert(0, lambda ax: plots.loss_curves(base, found, ax=ax, label=f"{self.measures['measured_on']} loss"))
+        return plots.inline(*drawings)
