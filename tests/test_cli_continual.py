@@ -250,7 +250,7 @@ def test_text_that_is_too_short_says_how_much_is_missing(tmp_path: Path, capsys:
     words = [w if w != "20" else "2000" for w in TINY]
     assert main(["continue", "text", "--files", *files, *words, "--run-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "are missing; give more text, fewer steps, a smaller batch, or more epochs" in error
+    assert "are missing; give more text, fewer steps, a smaller batch, less replay, or more epochs" in error
     assert not (tmp_path / "run").exists()
 
 
