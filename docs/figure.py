@@ -143,9 +143,9 @@ def continual() -> None:
         figure = Figure(figsize=(11.0, 3.9 * ((len(shown) + 1) // 2)), layout="constrained")
         for name, ax in zip(shown, figure.subplots(-(-len(shown) // 2), 2).ravel(), strict=True):
             plots.replay_tradeoff(tables[name]["replay"], ax)
-            ax.set_title(name, loc="left")
+            ax.set_title(name, loc="left", pad=48)  # above the legend
         keep(figure, "continual_replay")
-        figure = Figure(figsize=(13.0, 7.0), layout="constrained")
+        figure = Figure(figsize=(15.0, 7.0), layout="constrained")
         plots.statements({name: of["orderings"] for name, of in tables.items()}, figure.subplots())
         keep(figure, "continual_statements")
         searched = [name for name in tables if "searched" in tables[name]]
