@@ -527,10 +527,10 @@ What each policy gains, and what it costs in training runs:
 
 ![Stories: area ratio of each policy with its interval, in both claims](figures/policies_compared_stories.svg)
 
-Continual pre-training: what replay keeps of the old data and costs on the new, which published statements hold, and what descent
-of the final losses finds. Intervals are over seeds, which differ in their data as well (of `library` in the model's start alone), so that
-rows of one seed differ by less than their intervals; the statements compare run by run. The chosen replay share is the best of seven
-runs, whose compute is not in its row:
+Continual pre-training: what replay keeps of the old data and costs on the new, which published statements hold, and what
+descent of the final losses finds. Intervals are over seeds, which differ in their data as well (of `library` in the model's
+start alone), so that rows of one seed differ by less than their intervals; the statements compare run by run. The chosen replay
+share is the best of seven runs, whose compute is not in its row:
 
 ![Loss on the new data against loss on the old for every replay share, weak and strong shift](figures/continual_replay.svg)
 
