@@ -503,62 +503,7 @@ HEADLINES = (
     "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
-HEAD = """# Results
-
-Every number that the benchmarks measured, from the files of [benchmarks/results](../benchmarks/results).
-`python docs/results.py` writes this page. [benchmarks/LOG.md](../benchmarks/LOG.md) says what was predicted and what failed.
-
-Not run yet, for want of an accelerator or of time: the paper's rows T = 1000, 2000 and 4000 with N = 4096, 8192 and 16384
-(`python benchmarks/scaling_improvement.py --preset paper`, which resumes where it was stopped), claim (b) of the fourth rung,
-and policies on flipped labels (`python benchmarks/policies_compared.py --only labels`).
-
-The scaling law of uniform weights and of the found policy, first seed, fitted by the published criterion:
-
-![Loss above L0 against steps, both logarithmic, for every rung of the ladder and both claims](figures/scaling_improvement.svg)
-
-The Learning Law on stories, held out: under the found policy contributions of clean and
-corrupted examples are smaller and less far apart.
-
-![Weights and mean contributions of clean and corrupted examples along the run](figures/law_language.svg)
-
-What each policy gains, and what it costs in training runs:
-
-![Perceptron: area ratio of each policy with its interval, in both claims](figures/policies_compared_perceptron.svg)
-
-![Stories: area ratio of each policy with its interval, in both claims](figures/policies_compared_stories.svg)
-
-Continual pre-training: what replay keeps of the old data and costs on the new, which published statements hold, and what
-descent of the final losses finds. Intervals are over seeds, which differ in their data as well (of `library` in the model's
-start alone), so that rows of one seed differ by less than their intervals; the statements compare run by run. The chosen replay
-share is the best of seven runs, whose compute is not in its row:
-
-![Loss on the new data against loss on the old for every replay share, weak and strong shift](figures/continual_replay.svg)
-
-![Each published statement in each setting: held, not held or open, with its interval](figures/continual_statements.svg)
-
-![Replay share and learning rate over steps that the search found on each seed, beside its start](figures/continual_searched.svg)
-
-Peaks of the learning rate and constant η_min, without replay:
-
-![Loss on the new data and forgetting for each peak](figures/continual_rates.svg)
-
-Length of the warm-up, without replay:
-
-![Loss on the new data and forgetting for each length of warm-up](figures/continual_warmup.svg)
-
-Re-warming on the same data and on others:
-
-![How far the loss on the old data rises](figures/continual_same.svg)
-
-Three datasets, re-warmed cosines and schedules that warm up once:
-
-![Mean loss and loss on the last of three datasets for each schedule](figures/continual_infinite.svg)
-
-Merging two models trained apart (TIES), against replay:
-
-![Loss on old and new data of the merged model and of the chosen replay share](figures/continual_ties.svg)
-
-"""
+HEAD = (ROOT / "docs" / "_results_head.md").read_text(encoding="utf-8")  # what stands above the table, with its figures
 
 
 def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:

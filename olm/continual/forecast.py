@@ -51,7 +51,8 @@ class ShareForecast(NamedTuple):
       new_loss: likewise of the new data; None without ``new_losses``.
       limit: before · (1 + budget), nats.
       extrapolated: whether ``share`` lies above the largest share measured.
-      fit: of the old loss; new_fit: of the new loss, or None.
+      fit: of the old loss.
+      new_fit: of the new loss, or None.
       samples: [replicates] shares of the refits, in no order of value.
       message: what to know before using the figures; empty if there is nothing.
     """
