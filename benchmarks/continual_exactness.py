@@ -20,6 +20,7 @@ import numpy as np
 
 sys.path[:0] = [str(_bench.ROOT / "tests"), str(_bench.ROOT)]
 
+import cases  # noqa: E402
 import test_schedules as equations  # noqa: E402
 
 import olm  # noqa: E402
@@ -101,19 +102,12 @@ def gradients() -> list[dict[str, Any]]:
                     return float(value(tuple(changed)))
 
                 at, found = float(phi[leaf][place]), float(gradient[leaf][place])
-                errors.append(abs(found - difference(along, at, 1e-4)))
+                errors.append(abs(found - cases.richardson(along, at, 1e-4)))
                 sizes.append(abs(found))
             rows.append(
                 {"with": name, "derivative in": what, "entries": len(errors), "largest": max(sizes), "error": max(errors)}
             )
     return rows
-
-
-def difference(function: Any, x: float, h: float) -> float:
-    """Central differences at h, h/2 and h/4, extrapolated to an error of order h⁶."""
-    d = [(function(x + h / 2**i) - function(x - h / 2**i)) / (2 * h / 2**i) for i in range(3)]
-    e = [(4 * d[i + 1] - d[i]) / 3 for i in range(2)]
-    return (16 * e[1] - e[0]) / 15
 
 
 def shares() -> dict[str, Any]:

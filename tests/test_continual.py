@@ -322,13 +322,6 @@ def test_an_optimiser_forgets_where_it_is_told_to() -> None:
 # --- gradients in shares and rates -------------------------------------------------------------------------------------
 
 
-def richardson(function: Any, x: float, h: float) -> float:
-    """A derivative by central differences, extrapolated twice: error O(h⁶)."""
-    d = [(function(x + h / 2**i) - function(x - h / 2**i)) / (2 * h / 2**i) for i in range(3)]
-    e = [(4 * d[i + 1] - d[i]) / 3 for i in range(2)]
-    return (16 * e[1] - e[0]) / 15
-
-
 def test_gradients_of_the_final_losses_reach_shares_rates_and_peak_through_the_whole_sequence(x64, data) -> None:
     """Float64, AdamW with clipping, two phases with a reset between them, old and new losses weighed: within 1e-8."""
     two = data[:2]
@@ -360,7 +353,7 @@ def test_gradients_of_the_final_losses_reach_shares_rates_and_peak_through_the_w
                 return float(value(tuple(changed)))
 
             at = float(phi[leaf][place])
-            expected = richardson(moved, at, 1e-4)  # larger steps meet kinks of the ReLU
+            expected = cases.richardson(moved, at, 1e-4)  # larger steps meet kinks of the ReLU
             assert abs(float(gradient[leaf][place]) - expected) <= 1e-8, (rate.config, leaf, place)
             assert abs(expected) > 1e-6
 

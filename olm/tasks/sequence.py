@@ -426,6 +426,7 @@ def fingerprint(datasets: Sequence[Dataset]) -> str:
     False
     """
     parts = [
-        [np.frombuffer(x.name.encode(), np.uint8), x.train, x.validation, x.test, np.array([x.vocabulary])] for x in datasets
+        [np.frombuffer(f"{x.name} {x.vocabulary} {x.tokenizer}".encode(), np.uint8), x.train, x.validation, x.test]
+        for x in datasets
     ]
     return fingerprint_of_tree(parts)[:16]
