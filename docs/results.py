@@ -503,7 +503,7 @@ HEADLINES = (
     "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
-HEAD = (ROOT / "docs" / "_results_head.md").read_text(encoding="utf-8")  # what stands above the table, with its figures
+HEAD = (ROOT / "docs" / "_results_head.md").read_text(encoding="utf-8") + "\n"  # what stands above the table, with its figures
 
 
 def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:

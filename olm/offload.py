@@ -458,7 +458,7 @@ def offloaded(
     >>> inputs = Inputs(None, jnp.array([2.0, 3.0, 1.0]), jnp.arange(3), None)
     >>> sweep = offloaded(snapshots=1, segment=1).sweep(program, inputs, jnp.array(1.0), jnp.array([0.0, 0.0, 0.0, 1.0]))
     >>> sweep.costs.tolist(), sweep.gradients.rows.tolist(), sweep.gradients.carry.tolist()
-    ([1.0, 4.0, 36.0, 36.0], [36.0, 24.0, 72.0], 72.0)
+    ([0.0, 0.0, 0.0, 36.0], [36.0, 24.0, 72.0], 72.0)
     """
     if min(1 if snapshots is None else snapshots, 1 if segment is None else segment) < 1:
         raise InputError(f"offloaded(snapshots={snapshots}, segment={segment}): both must be at least 1")
