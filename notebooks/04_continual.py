@@ -234,7 +234,7 @@ with plots.style():
 #
 # Share and rate can be differentiated through the whole run, AdamW included (`relaxed` makes a run whose batches hold a fixed number of old
 # examples with a *weight* that is the share). In long runs at a good rate that gradient is exact and of no use: training is chaotic, and
-# derivatives through all steps grow without bound (`benchmarks/results/continual.json` has them for 750 steps). So `find_schedule` goes
+# derivatives through all steps reach sizes that no change of the loss has (`benchmarks/results/continual.json` has them for 750 steps). So `find_schedule` goes
 # through the last 30% of the steps only (`olm.adjoint.truncated`), in four pieces of their own, and what holds at the beginning of that
 # stretch holds before it. What is found is made plain, whole examples in every batch, and run again by the loop above.
 

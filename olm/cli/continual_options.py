@@ -27,7 +27,25 @@ PILOTS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
-class Stories:
+class Source:
+    """What every kind of data has."""
+
+    length: int = 32
+    """L, tokens predicted in a window."""
+    validation: int = 64
+    """Held-out windows of each dataset to choose by."""
+    tests: int = 256
+    """Held-out windows of each dataset to report."""
+
+    def resolved(self) -> Any:
+        return self
+
+    def hashes(self) -> dict[str, str]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Stories(Source):
     """Generated languages of known entropy."""
 
     name = "stories"
@@ -38,12 +56,6 @@ class Stories:
     """How many, one after the other."""
     vocabulary: int = 256
     """V, token ids."""
-    length: int = 32
-    """L, tokens predicted in a window."""
-    validation: int = 64
-    """Held-out windows of each dataset to choose by."""
-    tests: int = 256
-    """Held-out windows of each dataset to report."""
 
     def build(self, seed: int, rows: Sequence[int]) -> tuple[Dataset, ...]:
         this: Any = self
@@ -52,15 +64,9 @@ class Stories:
             validation=this.validation, test=this.tests,
         )  # fmt: skip
 
-    def resolved(self) -> Any:
-        return self
-
-    def hashes(self) -> dict[str, str]:
-        return {}
-
 
 @dataclass(frozen=True)
-class Library:
+class Library(Source):
     """The Python standard library's own files: docstrings and source."""
 
     name = "library"
@@ -71,12 +77,6 @@ class Library:
     """Byte-pair encodings learned from all training text, or bytes."""
     vocabulary: int = 512
     """V, wanted of byte-pair encodings."""
-    length: int = 32
-    """L, tokens predicted in a window."""
-    validation: int = 64
-    """Held-out windows of each dataset to choose by."""
-    tests: int = 256
-    """Held-out windows of each dataset to report."""
 
     def build(self, seed: int, rows: Sequence[int]) -> tuple[Dataset, ...]:
         this: Any = self
@@ -85,15 +85,9 @@ class Library:
             validation=this.validation, test=this.tests,
         )  # fmt: skip
 
-    def resolved(self) -> Any:
-        return self
-
-    def hashes(self) -> dict[str, str]:
-        return {}
-
 
 @dataclass(frozen=True)
-class Text:
+class Text(Source):
     """Text files of your own: one file, or several joined by commas, for each dataset."""
 
     name = "text"
@@ -106,12 +100,6 @@ class Text:
     """Byte-pair encodings learned from all training text, or bytes."""
     vocabulary: int = 512
     """V, wanted of byte-pair encodings."""
-    length: int = 32
-    """L, tokens predicted in a window."""
-    validation: int = 64
-    """Held-out windows of each dataset to choose by."""
-    tests: int = 256
-    """Held-out windows of each dataset to report."""
 
     def groups(self) -> list[list[str]]:
         if len(self.files) < 2:

@@ -7,7 +7,7 @@ Minimised is
     J = mean over the last steps of Σ_d a_d L_d(θ_t),  a_d ≥ 0, Σ a_d = 1,
 
 on validation windows, differentiated through the run, AdamW included. A gradient through all of a long run is exact and of no
-use: at the learning rates that are best training is chaotic, and derivatives through 750 steps reach 10⁵ and more (`gradients`
+use: at the learning rates that are best training is chaotic, and derivatives through 750 steps reach 10² to 10⁵ (`gradients`
 in benchmarks/results/continual.json). So it goes through the last 30% of the steps (`olm.adjoint.truncated`), where they are of
 the size of differences, and what holds at the beginning of these holds from the start (`olm.policy.late`). What is found is then
 made plain: shares become whole examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the
