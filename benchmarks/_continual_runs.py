@@ -20,7 +20,7 @@ from olm import schedules
 from olm.continual.experiment import Trajectory, measure, train_sequence
 from olm.continual.merge import ties
 from olm.continual.plan import Plan, plan, union
-from olm.continual.search import find_schedule, relaxed
+from olm.continual.search import Plain, find_schedule, relaxed, settle
 from olm.models.transformer import TransformerConfig
 from olm.records import load_arrays, save_arrays, write_json
 from olm.tasks import sequence
@@ -53,14 +53,15 @@ class Preset:
     evaluate_every: int = 100
     last: int = 100
     evaluations: int = 9
+    keep: int = 5
     pieces: int = 4
     sizes: tuple[tuple[str, Size], ...] = (("small", Size(32, 2, 1e-2)), ("large", Size(96, 3, 3e-3)))
 
 
 FULL = Preset()
 QUICK = Preset(
-    steps=100, batch=8, length=16, vocabulary=128, validation=8, test=8, evaluate_every=20, last=20, evaluations=2, pieces=2,
-    sizes=(("small", Size(8, 1, 1e-2)),),
+    steps=100, batch=8, length=16, vocabulary=128, validation=8, test=8, evaluate_every=20, last=20, evaluations=2, keep=2,
+    pieces=2, sizes=(("small", Size(8, 1, 1e-2)),),
 )  # fmt: skip
 
 
@@ -221,14 +222,20 @@ class Bench:
 
         return self.cell(f"infinite, {kind}", run)
 
-    def merged(self) -> dict[str, Any]:
-        """TIES of the models trained on each dataset from one start, at the best of six settings by validation."""
+    def merged(self, continued: bool) -> dict[str, Any]:
+        """TIES at the best of six settings by validation: of the first dataset's model and the second's, both from one start, or
+        of the first and its own continuation without replay."""
 
         def run() -> dict[str, Any]:
             from olm.models import transformer
 
-            self.scratch()
-            second = jax.tree.map(jax.numpy.asarray, load_arrays(self.folder / "scratch.npz"))
+            if continued:
+                rates = self.rates(self.rewarmed(), self.preset.steps)
+                made = plan(self.pair, [self.preset.steps], rates, batch_size=self.preset.batch, first=1)
+                second = self.train(self.pair, made, self.before[0]).params
+            else:
+                self.scratch()
+                second = jax.tree.map(jax.numpy.asarray, load_arrays(self.folder / "scratch.npz"))
             key_init, _ = jax.random.split(jax.random.key(1000 + self.seed))
             start = transformer.init(self.model)(key_init)
             rows = {}
@@ -239,7 +246,7 @@ class Bench:
             best = min(rows, key=lambda name: float(np.mean(rows[name]["validation"])))
             return {"final": rows[best], "chosen": best, "all": rows}
 
-        return self.cell("ties", run)
+        return self.cell("ties of a continuation" if continued else "ties", run)
 
     def searched(self) -> dict[str, Any]:
         """The share and the rate that descent of the final losses finds, run again in the plain loop; with its cost in runs."""
@@ -251,22 +258,27 @@ class Bench:
                 old_weight=WEIGHT_OLD, pieces=p.pieces, last=p.last,
             )  # fmt: skip
             begun = time.monotonic()
-            found = find_schedule(run, params=self.before[0], key=jax.random.key(0), evaluations=p.evaluations)
+            found = find_schedule(run, params=self.before[0], key=jax.random.key(0), evaluations=p.evaluations, keep=p.keep)
             searched_s = time.monotonic() - begun
-            result = self.result(self.train(self.pair, found.plan, self.before[0]))
-            times = []
-            for _ in range(3):  # the plain run again, now compiled: the unit in which a search is paid
+            times, every = [], {}
+
+            def train(plain: Plain) -> Trajectory:
                 begun = time.monotonic()
-                self.train(self.pair, found.plan, self.before[0])
+                made = self.train(self.pair, plain.plan, self.before[0])
                 times.append(time.monotonic() - begun)
+                every[len(plain.evaluations)] = {part: x[-1].tolist() for part, x in made.final.items()}
+                return made
+
+            chosen, made = settle(found, train)
             return {
-                **result,
-                "plain_seconds": float(np.median(times)),
-                "shares": found.shares[:, 0].tolist(),
-                "rates": found.rates.tolist(),
+                **self.result(made),
+                "plain_seconds": float(np.median(times)),  # the unit in which a search is paid
+                "plain_runs": every,
+                "shares": chosen.shares[:, 0].tolist(),
+                "rates": chosen.rates.tolist(),
                 "history": [{k: row[k] for k in ("objective", "accepted", "seconds", "rate")} for row in found.solution.history],
                 "search_seconds": searched_s,
-                "kept": found.solution.best_evaluation,
+                "mean of": list(chosen.evaluations),
             }
 
         return self.cell("searched", run)

@@ -39,6 +39,7 @@ from olm.scaling.steps import over_seeds
 SECTIONS = ("replay", "rates", "warmup", "same", "infinite", "ties", "search")
 REPLAY = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
 WARMUPS = (0.0, 0.005, 0.01, 0.02)
+INFINITE = ("cosine", "inverse_sqrt", "linear")
 PEAKS = (0.5, 1.0, 2.0)  # times the preset's
 GRID = [(share, factor) for share in REPLAY for factor in (0.5, 1.0, 2.0, 4.0)]
 
@@ -159,7 +160,7 @@ def orderings(benches: Sequence[Bench], sections: Sequence[str]) -> dict[str, di
             statement = f"6 warm-up of 0 to 2% does not matter: largest over least {shown}, less 1"
             found[statement] = verdict(spread, 0.01, below=True)
     if "infinite" in sections:
-        for kind in infinite_kinds(benches[0]):
+        for kind in INFINITE:
             ratios = [float(losses(b.infinite(kind)).mean() / losses(b.infinite("re-warmed")).mean() - 1) for b in benches]
             found[
                 f"7 infinite schedule ({kind}) matches re-warmed cosines: mean loss over three datasets, relative difference"
@@ -178,11 +179,6 @@ def warmed(bench: Bench, share: float) -> dict[str, Any]:
     if share == bench.preset.warmup:
         return bench.replayed(0.0)
     return bench.continued(f"warm-up {share:g}", 0.0, bench.rewarmed(warmup=share))
-
-
-def infinite_kinds(bench: Bench) -> tuple[str, ...]:
-    """The large model has fewer."""
-    return ("cosine", "inverse_sqrt", "linear") if bench.size == "small" else ("cosine", "inverse_sqrt")
 
 
 def rise_on_the_same(bench: Bench) -> dict[str, float]:
@@ -245,10 +241,10 @@ def search_rows(bench: Bench) -> dict[str, dict[str, float]]:
     gradients = [one["seconds"] for one in cell["history"][1:]]  # the first compiles
     found = {"searched": row(bench, cell), "best of the grid": row(bench, grid)}
     found["searched"] |= {
-        # Each gradient, the three runs that decide in the end, and the plain run of what was found.
-        "cost_runs_by_time": len(cell["history"]) * float(np.median(gradients)) / plain + 4,
+        # Each gradient, the three runs with which a search ends, and the plain runs between which validation decides.
+        "cost_runs_by_time": len(cell["history"]) * float(np.median(gradients)) / plain + 3 + len(cell["plain_runs"]),
         "gradient_runs_by_time": float(np.median(gradients)) / plain,
-        "seconds": cell["search_seconds"] + plain,  # compilation included
+        "seconds": cell["seconds"],  # compilation included
         "old share": float(np.mean(cell["shares"])),
         "last rate / peak": cell["rates"][-1] / bench.shape.peak,
     }
@@ -264,8 +260,8 @@ def search_rows(bench: Bench) -> dict[str, dict[str, float]]:
     return found
 
 
-def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str]) -> dict[str, Any]:
-    """All sections of one source, shift and size over the seeds."""
+def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str], searched: Sequence[Bench]) -> dict[str, Any]:
+    """All sections of one source, shift and size over the seeds; the search has more of them."""
     tables: dict[str, Any] = {"entropy": [one.entropy for one in benches[0].pair], "parameters": benches[0].model.parameters}
     if "replay" in sections:
         tables["replay"] = summary([replay_rows(b) for b in benches])
@@ -280,23 +276,30 @@ def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str]) -> d
         rises = [rise_on_the_same(b) for b in benches]
         tables["same"] = {what: over_seeds([one[what] for one in rises]) for what in rises[0]}
     if "infinite" in sections:
-        kinds = ("re-warmed", *infinite_kinds(benches[0]))
+        kinds = ("re-warmed", *INFINITE)
         rows = [{kind: dict(enumerated(losses(b.infinite(kind)))) for kind in kinds} for b in benches]
         tables["infinite"] = summary(rows)
     if "ties" in sections:
-        tables["ties"] = summary([{"TIES": row(b, b.merged()), "chosen replay": row(b, b.replayed(chosen(b)))} for b in benches])
+        ties = {"TIES of two from one start": False, "TIES with the continuation": True}
+        rows = [
+            {name: row(b, b.merged(continued)) for name, continued in ties.items()}
+            | {"chosen replay": row(b, b.replayed(chosen(b)))}
+            for b in benches
+        ]
+        tables["ties"] = summary(rows)
     if "search" in sections:
-        tables["search"] = summary([search_rows(b) for b in benches])
-        tables["search"]["difference"]["verdict"] = verdict(
-            [search_rows(b)["difference"]["mean"] for b in benches], 0.0, below=True
-        )["verdict"]
-        tables["searched"] = [{k: b.searched()[k] for k in ("shares", "rates", "history", "kept")} for b in benches]
+        rows = [search_rows(b) for b in searched]
+        tables["search"] = summary(rows)
+        differences = [one["difference"]["mean"] for one in rows]
+        tables["search"]["difference"] |= {"verdict": verdict(differences, 0.0, below=True)["verdict"], "seeds": differences}
+        told = ("shares", "rates", "history", "mean of", "plain_runs")
+        tables["searched"] = [{"seed": b.seed, **{k: b.searched()[k] for k in told}} for b in searched]
         tables["gradients"] = {k: v for k, v in exploding(benches[0]).items() if k not in ("seconds", "commit")}
         tables["start"] = {
             "shares": [PUBLISHED[benches[0].shift]] * benches[0].preset.steps,
             "rates": benches[0].rates(benches[0].rewarmed(), benches[0].preset.steps).tolist(),
         }
-        tables["grid point"] = [list(best_of_grid(b)) for b in benches]
+        tables["grid point"] = [list(best_of_grid(b)) for b in searched]
     tables["orderings"] = orderings(benches, sections)
     print(f"\n{name}")
     for part in ("replay", "rates", "warmup", "infinite", "ties", "search"):
@@ -340,6 +343,7 @@ def main() -> None:
     parser.add_argument("--shifts", nargs="+", choices=("weak", "strong"), default=["weak", "strong"], help="these shifts")
     parser.add_argument("--sources", nargs="+", choices=("stories", "library"), default=["stories", "library"], help="these data")
     parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "continual", help="where finished runs are kept")
+    parser.add_argument("--search-seeds", type=int, nargs="+", default=list(range(8)), help="seeds of the search and its grid")
     args = parser.parse_args()
     preset = QUICK if args.quick else FULL
     cells = args.cells
@@ -354,8 +358,10 @@ def main() -> None:
                 if sections:
                     name = f"{source}, {shift} shift, {size} model"
                     benches = [Bench(preset, cells, source, shift, size, seed) for seed in seeds]
-                    tables[name] = run_table(name, benches, sections)
-                    tables[name]["made by"] = provenance(benches)
+                    more = [s for s in args.search_seeds if s not in seeds] if "search" in sections and not args.quick else []
+                    searched = [*benches, *(Bench(preset, cells, source, shift, size, seed) for seed in more)]
+                    tables[name] = run_table(name, benches, sections, searched)
+                    tables[name]["made by"] = provenance(searched)
                 jax.clear_caches()
     whole = set(args.only) == set(SECTIONS) and len(args.shifts) == 2 and len(args.sources) == 2
     if whole or args.output is not None:

@@ -26,7 +26,7 @@ from olm import plots, schedules
 from olm.continual.experiment import train_sequence
 from olm.continual.forecast import choose_share, forecast_schedule
 from olm.continual.plan import account, plan, union
-from olm.continual.search import find_schedule, relaxed
+from olm.continual.search import find_schedule, relaxed, settle
 from olm.models.transformer import TransformerConfig
 from olm.plots.continual import replay_tradeoff, searched_schedule, sequence_curves
 from olm.scaling.curves import LossCurve, predict_curve
@@ -236,17 +236,18 @@ with plots.style():
 # examples with a *weight* that is the share). In long runs at a good rate that gradient is exact and of no use: training is chaotic, and
 # derivatives through all steps reach sizes that no change of the loss has (`benchmarks/results/continual.json` has them for 750 steps). So `find_schedule` goes
 # through the last 30% of the steps only (`olm.adjoint.truncated`), in four pieces of their own, and what holds at the beginning of that
-# stretch holds before it. What is found is made plain, whole examples in every batch, and run again by the loop above.
+# stretch holds before it. The best points and their mean are made plain, whole examples in every batch, and run again by the loop above; `settle`
+# keeps the run that ends lowest on validation.
 
 # %%
 setting = {"batch_size": BATCH, "replay": 0.25}
 ended = relaxed(data, model, again, STEPS, **setting)
-found = find_schedule(ended, params=first.params, key=key, evaluations=3)
-again_run = continued(found.plan)
+found = find_schedule(ended, params=first.params, key=key, evaluations=3, keep=2)
+chosen, again_run = settle(found, lambda plain: continued(plain.plan))
 for number, row in enumerate(found.solution.history, 1):
     print(f"evaluation {number}: objective {row['objective']:.4f} {row['message']}")
 start, after = shown(runs[0.25]), shown(again_run)
-print(f"old share of the plan: {account(found.plan, data)[0]['share'][old]:.1%}; start 25%")
+print(f"old share of the plan: {account(chosen.plan, data)[0]['share'][old]:.1%}; start 25%")
 for what in ("old", "new", "mean"):
     print(f"{what:4} test loss: start {start[what]:.3f}, found {after[what]:.3f} ({after[what] - start[what]:+.3f})")
 simple = table[f"replay {best:.0%}"]["mean"]
@@ -255,7 +256,7 @@ print(
 )
 with plots.style():
     figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    searched_schedule(found.shares[:, 0], found.rates, np.asarray(schedules.rates(again, STEPS)), ax, base_shares=0.25)
+    searched_schedule(chosen.shares[:, 0], chosen.rates, np.asarray(schedules.rates(again, STEPS)), ax, base_shares=0.25)
 
 # %% [markdown]
 # A step that raised the objective is taken again at half its size. One seed and three evaluations settle nothing: whether such a search beats a grid

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from olm.cli import continual as cli
 from olm.cli import main
+from olm.continual.experiment import train_sequence
 from olm.records import Run, load_arrays
 from olm.search import loop
 
@@ -84,6 +86,10 @@ def test_a_searched_run_is_made_again_in_the_plain_loop(tmp_path: Path, capsys: 
     assert len(summary["searched"]["shares"]) == len(summary["searched"]["rates"]) == 20
     assert "searched: weighted final loss on validation × " in capsys.readouterr().out
     assert len(Run.open(path / "search").metrics()) == 2
+    plain = {one.name: Run.open(one).summary()["loss"] for one in (path / "search").glob("mean-of-*")}
+    assert len(plain) == 3 and plain[f"mean-of-{len(summary['searched']['evaluations'])}"] == pytest.approx(
+        summary["loss"], rel=1e-6
+    )
     assert summary["account"][0]["total"] == 20 * 8 * 8
     # A finished run is asked to go on: nothing is searched or trained again, and the same is written.
     before = (path / "params.npz").read_bytes()
@@ -125,6 +131,39 @@ def test_an_interrupt_of_a_search_ends_the_command_and_resume_goes_on(
     assert f"olm continue --resume {path}" in capsys.readouterr().err
     assert not (path / "summary.json").exists() and not (path / "params.npz").exists()
     assert main(["continue", "--resume", str(path), "--quiet"]) == 0
+    assert (path / "params.npz").read_bytes() == (tmp_path / "whole" / "params.npz").read_bytes()
+
+
+@pytest.mark.parametrize("call", [3, 6, 7], ids=["second pilot", "baseline", "last run"])
+def test_an_interrupt_of_a_pilot_or_a_baseline_ends_the_command_and_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: int
+) -> None:
+    """A command's runs one after the other: first dataset, four pilots, baseline, the run itself; one is stopped at half."""
+    words = ["continue", "stories", "--shift", "strong", *TINY, "--save-every", "0", "--baselines", "scratch"]
+    words += ["--pilots", "0.1", "0.25", "0.5", "0.75", "--budget-forgetting", "0.5"]
+    path, calls, appended = tmp_path / "cut", [], Run.append_metrics
+
+    def train(*arguments: Any, **settings: Any) -> Any:
+        calls.append(settings["run"].path.name)
+        return train_sequence(*arguments, **settings)
+
+    def append(run: Run, row: dict[str, Any]) -> None:
+        appended(run, row)
+        if len(calls) == call and row["step"] == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train_sequence", train)
+    monkeypatch.setattr(Run, "append_metrics", append)
+    assert main([*words, "--run-dir", str(path)]) == 130
+    assert len(calls) == call and f"olm continue --resume {path}" in capsys.readouterr().err
+    assert not (path / "summary.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("olm.report.write_report", lambda path, on_missing=None: Path(path) / "report.html")
+    assert main(["continue", "--resume", str(path), "--quiet"]) == 0
+    assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
+    cut, whole = (Run.open(folder).summary() for folder in (path, tmp_path / "whole"))
+    for name in ("loss", "forgetting", "forecast", "baselines", "account"):
+        assert cut[name] == whole[name], name
     assert (path / "params.npz").read_bytes() == (tmp_path / "whole" / "params.npz").read_bytes()
 
 

@@ -20,7 +20,7 @@ from olm.continual import experiment
 from olm.continual.experiment import Adam, learner, measure, settings, task, train_sequence
 from olm.continual.merge import ties
 from olm.continual.plan import account, counts, plan, replay_shares, union
-from olm.continual.search import find_schedule, realised, relaxed
+from olm.continual.search import find_schedule, realised, relaxed, settle
 from olm.errors import DivergenceError, InputError
 from olm.learner import reset_at
 from olm.models.transformer import TransformerConfig
@@ -481,16 +481,32 @@ def test_a_search_lowers_the_final_losses_and_is_made_plain(data) -> None:
     first = train_sequence(two[:1], MODEL, plan(two[:1], [60], np.full(60, 2e-2), batch_size=B), key=key, evaluate_every=60)
     schedule = schedules.warmup_cosine(2e-2, 2e-3, steps, 2)
     run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.05, reserve=0.5, pieces=4, last=10, every=5)
-    found = find_schedule(run, params=first.params, key=key, evaluations=5)
+    found = find_schedule(run, params=first.params, key=key, evaluations=5, keep=3)
     history = found.solution.history
     assert found.solution.measures["objective_ratio"] < 1
     assert len(history) == 5
-    assert found.plan.order.shape == (steps, B)
-    assert np.abs(np.cumsum(found.plan.counts[:, 0]) - B * np.cumsum(found.shares[:, 0])).max() <= 0.5 + 1e-9
-    assert account(found.plan, two)[0]["total"] == steps * B * L
+    assert len(found.plains) == 3
+    best = found.solution.kept
+    for k, plain in enumerate(found.plains, 1):
+        assert plain.evaluations == tuple(one.evaluation for one in best[:k])
+        mean = [np.mean([one.phi[leaf] for one in best[:k]], axis=0) for leaf in (0, 1)]
+        assert plain.shares[-1] == pytest.approx(mean[0][-1], abs=1e-6)
+        assert plain.rates == pytest.approx(realised(run, mean).rates, rel=1e-5)
+        assert plain.plan.order.shape == (steps, B)
+        assert np.abs(np.cumsum(plain.plan.counts[:, 0]) - B * np.cumsum(plain.shares[:, 0])).max() <= 0.5 + 1e-9
+        assert account(plain.plan, two)[0]["total"] == steps * B * L
+    runs = {}
+
+    def train(plain: Any) -> Any:
+        runs[plain.evaluations] = train_sequence(two, MODEL, plain.plan, key=key, params=first.params, last=10)
+        return runs[plain.evaluations]
+
+    chosen, made = settle(found, train)
+    means = {number: float(np.mean(x.final["validation"][-1])) for number, x in runs.items()}
+    assert chosen.evaluations == min(means, key=means.__getitem__) and made is runs[chosen.evaluations]
     # Shares that are whole numbers of examples at every step, and the start's rates: then the plain run is the relaxed one.
     run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.25, reserve=0.25, pieces=4, last=10, every=5)
-    made, _, rates = realised(run, run.phi)
+    made, _, rates, _ = realised(run, run.phi)
     assert np.array_equal(made.order, run.order)
     assert rates == pytest.approx(np.asarray(schedules.rates(schedule, steps)), rel=1e-6)
 

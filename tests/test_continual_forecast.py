@@ -231,6 +231,10 @@ def test_what_the_curves_cannot_tell_is_said() -> None:
     assert "wanted longer, peaks higher, has a larger sum of rates than every schedule seen" in found.message
     lone = forecast_schedule([curve("constant"), curve("cosine")], plan("wsd"), law="annealing")
     assert math.isnan(lone.error) and "no error: without cosine, no curve's rate falls" in lone.message
+    seen = [curve(name, noise=0.02) for name in SEEN]
+    noisy, spread = forecast_schedule(seen, plan("wsd"), law="annealing"), float(np.ptp([one.losses[-1] for one in seen]))
+    assert (noisy.error > spread) == ("no guide to a choice" in noisy.message)
+    assert noisy.error > spread
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,24 @@ def test_a_search_given_more_evaluations_equals_one_that_had_them(tmp_path) -> N
         search(steps=STEPS + 1, run_dir=tmp_path / "a", resume=True)
 
 
+def test_a_search_returns_as_many_of_its_best_points_as_it_was_asked_to_keep(tmp_path) -> None:
+    """By hand from the history, where nothing but the objective decides; a resumed search keeps the same points."""
+    fixed = {"target_draws": 0, "validation_fraction": 0, "method": projected_gradient(rate=30.0), "keep": 3}
+    whole = search(evaluations=5, **fixed)
+    search(evaluations=3, run_dir=tmp_path / "a", save_every=0, **fixed)
+    again = search(evaluations=5, run_dir=tmp_path / "a", resume=True, **fixed)
+    assert search(evaluations=5, **{**fixed, "keep": 0}).kept == ()
+    seen = {row["evaluation"]: row["objective"] for row in whole.history}
+    kept = [one for one in whole.kept if one.evaluation in seen]  # the step after the last has no row
+    least = sorted(seen, key=seen.__getitem__)
+    assert len(whole.kept) == 3 and [one.evaluation for one in kept] == least[: len(kept)]
+    assert [one.value for one in whole.kept] == sorted(one.value for one in whole.kept)
+    assert whole.kept[0].evaluation == whole.best_evaluation and np.array_equal(whole.kept[0].phi, whole.phi)
+    assert len({np.asarray(one.phi).tobytes() for one in whole.kept}) == 3
+    for a, b in zip(whole.kept, again.kept, strict=True):
+        assert a[:2] == b[:2] and np.array_equal(a.phi, b.phi)
+
+
 def test_a_search_with_its_sweeps_on_disk_goes_on_after_a_crash(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle of the third sweep: however seldom states are saved, the sweep on disk is the one that is resumed."""
     reverse, calls = offload._reverse, []

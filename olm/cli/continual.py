@@ -18,8 +18,8 @@ from olm.continual.experiment import Trajectory, measure, train_sequence
 from olm.continual.experiment import settings as settings_of
 from olm.continual.forecast import ShareForecast, choose_share
 from olm.continual.plan import Plan, plan, replay_shares, union
-from olm.continual.search import Relaxed, find_schedule, relaxed
-from olm.errors import DivergenceError, InputError
+from olm.continual.search import Plain, Relaxed, find_schedule, relaxed, settle
+from olm.errors import DivergenceError, InputError, check_whole
 from olm.records import Run
 from olm.tasks.sequence import Dataset
 
@@ -115,6 +115,7 @@ class _Work:
             _check_pilots(options.replay)
         if options.search.search < 0:
             raise InputError(f"search is {options.search.search}: give 0 or more policy gradients")
+        check_whole("search-keep", options.search.search_keep, 1)
         self.chooses = options.replay.budget_forgetting is not None or options.search.search > 0
         if self.chooses and not options.optimiser.reset:
             raise InputError("a chosen share or schedule is for a run that begins with the last dataset: leave --no-reset out")
@@ -289,6 +290,7 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
             params=params,
             key=work.key,
             evaluations=options.search.search,
+            keep=options.search.search_keep,
             run_dir=path,
             resume=(path / "config.json").exists(),
             progress=not options.run.quiet,
@@ -297,13 +299,22 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
             raise KeyboardInterrupt
         if result.solution.status == "diverged":
             raise DivergenceError(f"the search: {result.solution.message}")
-        made = result.plan
+
+        def train(plain: Plain) -> Trajectory:
+            return work.below(f"search/mean-of-{len(plain.evaluations)}", plain.plan, work.data, params)
+
+        chosen, _ = settle(result, train)
+        made = chosen.plan
         ratio = result.solution.measures["objective_ratio"]
         print(f"searched: weighted final loss on validation × {ratio:.4f}, {result.solution.message}", flush=True)
+        if len(result.plains) > 1:
+            points = f"the mean of the best {len(chosen.evaluations)} of {len(result.plains)} points"
+            print(f"{points} ends lowest on validation in the plain loop", flush=True)
         found["searched"] = {
             "objective_ratio": ratio,
-            "shares": result.shares[:, :-1].sum(1).tolist(),
-            "rates": result.rates.tolist(),
+            "evaluations": list(chosen.evaluations),
+            "shares": chosen.shares[:, :-1].sum(1).tolist(),
+            "rates": chosen.rates.tolist(),
         }
     return made, found
 

@@ -242,6 +242,8 @@ class SearchOptions:
 
     search: int = 0
     """Policy gradients to spend, each two to three training runs on the last dataset; 0: no search."""
+    search_keep: int = 5
+    """K: the means of the search's best 1 to K points are run plainly, and validation decides between these runs."""
     old_weight: float = 0.5
     """Share of the earlier datasets' losses in what is minimised."""
     pieces: int = 4

@@ -298,7 +298,8 @@ def forecast_schedule(
 
     The error is that of curves left out, one after the other, with the law fitted to the rest. It says what to expect of a
     schedule that is as different from those seen as they are from each other, and nothing of one that is longer or peaks higher
-    (``extrapolated``): `olm.scaling.curves.annealing` takes more steps at rate zero, and higher rates, for ever lower losses.
+    (``extrapolated``): `olm.scaling.curves.annealing` takes more steps at rate zero, and higher rates, for ever lower losses. An
+    error above what the seen curves' ends differ by is no guide to a choice between such schedules; the message then says so.
 
     Args:
       seen: `LossCurve` of runs alike in all but their schedules; two or more give an error, three or more a useful one.
@@ -421,6 +422,9 @@ def _foretell(learned: _Learned, seen: Sequence[LossCurve], wanted: Any, name: s
         if ends[0][i] > max(end[i] for end in ends[1:]) * (1 + 1e-9)
     ]
     notes = [learned.message, f"{name} {', '.join(beyond)} than every schedule seen" if beyond else ""]
+    spread = float(np.ptp([c.losses[-1] for c in seen]))
+    if learned.error > spread:
+        notes.append(f"no guide to a choice: error {learned.error:.2g}, while the ends of the curves seen differ by {spread:.2g}")
     return ScheduleForecast(
         name=name,
         steps=curve.steps,

@@ -11,7 +11,9 @@ use: at the learning rates that are best training is chaotic, and derivatives th
 in benchmarks/results/continual.json). So it goes through the last 30% of the steps (`olm.adjoint.truncated`), where they are of
 the size of differences, and what holds at the beginning of these holds from the start (`olm.policy.late`). What is found is then
 made plain: shares become whole examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the
-loop that everybody uses, with the same number of tokens processed.
+loop that everybody uses, with the same number of tokens processed. Runs at the best rates end some thousandths of a nat apart
+for a change of the last bit, and so gradients and objectives scatter: what is made plain is the mean of the best one, two, … K
+points (averaging iterates, Polyak & Juditsky 1992), and validation decides between these K plain runs (`settle`).
 
 A gradient costs a training run, and 11/3 and more of the last 30%: in products of a layer 3 on the way out and 8 on the way back
 for an example, where training takes 3, and AdamW's own gradient once more. The target is looked at in the last steps alone.
@@ -19,7 +21,7 @@ for an example, where training takes 3, and AdamW's own gradient once more. The 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ import numpy as np
 import optax
 
 from olm.adjoint import truncated
-from olm.continual.experiment import Adam, learner, task
+from olm.continual.experiment import Adam, Trajectory, learner, task
 from olm.continual.plan import Plan, plan
 from olm.errors import InputError, check_number, check_whole
 from olm.models.transformer import TransformerConfig
@@ -41,7 +43,7 @@ from olm.search import Method, Solution, find_policy, mirror_descent
 from olm.tasks.sequence import Dataset
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 
-__all__ = ["Found", "Relaxed", "find_schedule", "realised", "relaxed"]
+__all__ = ["Found", "Plain", "Relaxed", "find_schedule", "realised", "relaxed", "settle"]
 
 METHOD = {"fall": 0.02, "largest": 2.0}
 """Settings of mirror descent for a few shares and factors: what suits tables of thousands of weights moves these too little."""
@@ -61,6 +63,7 @@ class Relaxed(NamedTuple):
       steps: T.
       last: H, the steps that pieces divide and that a gradient goes through.
       datasets: the earlier ones and the new one.
+      weights: [D] Σ_d a_d L_d is minimised.
       schedule: the learning rate of factor 1.
       reading: ``seen`` and ``epochs``, as for `olm.continual.plan.plan`.
     """
@@ -74,24 +77,37 @@ class Relaxed(NamedTuple):
     steps: int
     last: int
     datasets: tuple[Dataset, ...]
+    weights: tuple[float, ...]
     schedule: optax.Schedule
     reading: dict[str, Any]
 
 
-class Found(NamedTuple):
-    """A searched schedule.
+class Plain(NamedTuple):
+    """Shares and factors made plain: whole examples a batch, and a rate for every step.
 
     Attributes:
-      plan: the same, made plain: whole examples a batch, rates.
-      shares: [T, D].
+      plan: what the plain loop takes.
+      shares: [T, D] before they were rounded.
       rates: [T].
-      solution: of `olm.find_policy`.
-      relaxed: what was searched.
+      evaluations: of a search, whose mean it is; (): none.
     """
 
     plan: Plan
     shares: np.ndarray
     rates: np.ndarray
+    evaluations: tuple[int, ...] = ()
+
+
+class Found(NamedTuple):
+    """Searched schedules.
+
+    Attributes:
+      plains: the mean of the best 1, 2, … K points, made plain.
+      solution: of `olm.find_policy`.
+      relaxed: what was searched.
+    """
+
+    plains: tuple[Plain, ...]
     solution: Solution
     relaxed: Relaxed
 
@@ -185,7 +201,7 @@ def relaxed(
     def target_losses(params: PyTree, batch: PyTree) -> Array:
         return batch["weight"] * sequence_losses(params, batch)
 
-    parts = (*(old_weight * np.ones(len(sizes) - 1) / (len(sizes) - 1)), 1 - old_weight)
+    parts = (*[old_weight / (len(sizes) - 1)] * (len(sizes) - 1), 1 - old_weight)
     at = np.zeros(steps + 1)
     at[steps - np.arange(0, min(last, steps), every)] = 1
     return Relaxed(
@@ -198,20 +214,22 @@ def relaxed(
         steps,
         late_steps(steps, horizon),
         tuple(datasets),
+        parts,
         schedule,
         reading,
     )
 
 
-def realised(run: Relaxed, phi: PyTree) -> tuple[Plan, np.ndarray, np.ndarray]:
+def realised(run: Relaxed, phi: PyTree, evaluations: tuple[int, ...] = ()) -> Plain:
     """Shares and factors made plain: whole examples a batch, and a rate for every step.
 
     Args:
       run: as `relaxed` made it.
       phi: (shares [P, D], factors [P+1]).
+      evaluations: of a search, whose mean φ is.
 
     Returns:
-      The `Plan`, shares [T, D] and rates [T].
+      A `Plain`.
 
     No example: see `find_schedule`.
     """
@@ -229,7 +247,7 @@ def realised(run: Relaxed, phi: PyTree) -> tuple[Plan, np.ndarray, np.ndarray]:
     rates = np.maximum(np.asarray(rates_of(run.schedule, run.steps), np.float64) * factors, 0)
     batch = run.order.shape[1]
     made = plan(run.datasets, [run.steps], rates, batch_size=batch, first=len(run.datasets) - 1, shares=shares, **run.reading)
-    return made, shares, rates
+    return Plain(made, shares, rates, evaluations)
 
 
 def find_schedule(
@@ -238,6 +256,7 @@ def find_schedule(
     params: PyTree,
     key: Array,
     evaluations: int = 9,
+    keep: int = 5,
     method: Method | None = None,
     adjoint: Any = None,
     run_dir: str | Path | Run | None = None,
@@ -251,12 +270,13 @@ def find_schedule(
       params: θ_0, the model to continue from.
       key: as for `olm.find_policy`; nothing random is left in such a run.
       evaluations: policy gradients to spend.
+      keep: K, how many of the best points are averaged at most; see `settle`.
       method: None: mirror descent with `METHOD`'s settings, whose steps are long: a few numbers are searched.
       adjoint: None: `olm.adjoint.truncated` to the run's last H steps.
       run_dir, resume, progress: as for `olm.find_policy`.
 
     Returns:
-      A `Found`; its plan processes the same tokens as the start.
+      A `Found`; its plans process the same tokens as the start.
 
     Raises:
       InputError: as `olm.find_policy`.
@@ -280,8 +300,33 @@ def find_schedule(
         params=params,
         brake=BRAKE,
         curves=False,
+        keep=max(keep, 1),
         run_dir=run_dir,
         resume=resume,
         progress=progress,
     )
-    return Found(*realised(run, solution.phi), solution, run)
+    best = solution.kept
+    means = [jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), 0), *(one.phi for one in best[: k + 1])) for k in range(len(best))]
+    plains = [realised(run, mean, tuple(one.evaluation for one in best[: k + 1])) for k, mean in enumerate(means)]
+    return Found(tuple(plains), solution, run)
+
+
+def settle(found: Found, train: Callable[[Plain], Trajectory]) -> tuple[Plain, Trajectory]:
+    """Decide between a search's plain runs by their weighted loss on validation windows.
+
+    Args:
+      found: of `find_schedule`.
+      train: makes such a run, for example with `olm.continual.experiment.train_sequence`.
+
+    Returns:
+      The one with the least Σ_d a_d L_d, means over the run's last steps, and its run.
+
+    Raises:
+      InputError: for a search without a finite evaluation.
+
+    No example: see notebook 04.
+    """
+    if not found.plains:
+        raise InputError(f"nothing to decide between: {found.solution.message}")
+    runs = [(plain, train(plain)) for plain in found.plains]
+    return min(runs, key=lambda one: float(np.dot(found.relaxed.weights, one[1].final["validation"][-1])))

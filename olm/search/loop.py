@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from olm.records import Run, fingerprint
 from olm.search.guard import Targets, convincing, targets
 from olm.search.methods import Method, mirror_descent
 from olm.search.results import sampled_weights, write_results
-from olm.search.solution import Solution, compare, compare_at
+from olm.search.solution import Kept, Solution, compare, compare_at
 from olm.simplex import check_feasible, effective_sample_size, map_constraints
 from olm.train import Curve, check_setting, inputs, program, sweep, train, uniform_phi, walk
 from olm.types import Learner, Policy, PyTree, Simplex, Task
@@ -53,6 +53,8 @@ class _State(NamedTuple):
     method: PyTree
     anchor: _Point
     best_phi: PyTree
+    kept: tuple[PyTree, ...]
+    """φ of `_Book.kept`, in its order."""
 
 
 class _Book(NamedTuple):
@@ -64,6 +66,8 @@ class _Book(NamedTuple):
     anchor_value: float = math.inf
     best_value: float = math.inf
     best_evaluation: int = 0
+    kept: tuple[Sequence[float], ...] = ()
+    """(watched value, evaluation) of the best points, best first; infinite where there is none yet."""
     status: str = "running"
     message: str = ""
 
@@ -129,6 +133,7 @@ def find_policy(
     order: Any = None,
     params: PyTree = None,
     curves: bool = True,
+    keep: int = 0,
     run_dir: str | Path | Run | Callable[[], Run] | None = None,
     resume: bool = False,
     save_every: float = 20.0,
@@ -154,6 +159,7 @@ def find_policy(
       params: θ_0; None: ``task.init``.
       curves: False: measure the runs that decide and the two curves at the steps alone that the objective looks at, which spares
         most of their time where it looks at few; what takes whole curves (area, acceleration) is then None.
+      keep: so many of the best points are returned too (`Solution.kept`), for who decides between them by other means.
       run_dir: a folder for metrics, state, policy, parameters and summary; or an open `olm.records.Run`, or a function that opens
         one and is called once the input has been checked (either is left open, and what state it holds is continued as it is:
         compare settings where it is opened); None: nothing is written.
@@ -183,6 +189,7 @@ def find_policy(
     """
     check_whole("steps", steps, least=1)
     check_whole("evaluations", evaluations, least=1)
+    check_whole("keep", keep, least=0)
     if patience is not None:
         check_whole("patience", patience, least=1)
     if not brake >= 1:
@@ -232,13 +239,16 @@ def find_policy(
             "objective_weights": fingerprint(weights),
             **({} if curves else {"curves": False}),
             **({} if brake == 1.05 else {"brake": brake}),
+            **({} if keep == 0 else {"keep": keep}),
             "key": np.asarray(key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)).tolist(),
             "data": fingerprint((task.train, task.target, task.test)),
             **({} if order is None else {"order": fingerprint(np.asarray(order))}),
         }
 
     run = _open(run_dir, settings, resume)
-    search = _Search(task, learner, policy, method, objective, adjoint, sample, steps, key_train, start, brake, fixed, curves, {})
+    search = _Search(
+        task, learner, policy, method, objective, adjoint, sample, steps, key_train, start, brake, fixed, curves, keep, {}
+    )
     try:
         return search.run(run, evaluations, patience, save_every, progress)
     finally:
@@ -290,6 +300,7 @@ class _Search(NamedTuple):
     fixed: dict[str, Any]
     """The order of examples and θ_0, where they are given."""
     curves: bool
+    keep: int
     runs: dict[str, Any]
     """Of runs measured at the objective's steps alone: what was measured, by φ's fingerprint."""
 
@@ -359,8 +370,8 @@ class _Search(NamedTuple):
 
     def run(self, run: Run | None, evaluations: int, patience: int | None, save_every: float, progress: bool) -> Solution:
         at_rest = self.method.init(self.policy.feasible, self.start)
-        state = _State(self.start, at_rest, _Point(self.start, at_rest, self.start), self.start)
-        book, history = _Book(), []
+        state = _State(self.start, at_rest, _Point(self.start, at_rest, self.start), self.start, (self.start,) * self.keep)
+        book, history = _Book(kept=((math.inf, 0),) * self.keep), []
         if run is not None and (saved := run.load_state(state)) is not None:
             state, book = jax.tree.map(jnp.asarray, saved[0]), _read_book(run, saved[1])
             run.truncate_metrics(book.rows)
@@ -431,6 +442,8 @@ class _Search(NamedTuple):
         if finite and seen.watched < book.best_value:
             book = book._replace(best_value=seen.watched, best_evaluation=number)
             state = state._replace(best_phi=state.phi)
+        if finite:
+            state, book = _keep(state, book, seen.watched, number)
         # An objective may be negative: a rise is measured by its size.
         first = not math.isfinite(book.anchor_value)
         if finite and (first or braked <= book.anchor_value + (self.brake - 1) * abs(book.anchor_value)):
@@ -471,6 +484,7 @@ class _Search(NamedTuple):
             last = self.watched(state.phi)
             if last.mean() < book.best_value:
                 phi, best = state.phi, book.rows + 1
+            state, book = _keep(state, book, float(last.mean()), book.rows + 1)
         if best > 1:
             base, found = self.watched(self.start), self.watched(phi)
             enough = convincing(base, found) if self.sample.validation is not None else found.mean() < base.mean()
@@ -489,7 +503,10 @@ class _Search(NamedTuple):
                 for p in (self.start, phi)
             ]
             measures = compare(curves[0], curves[1], self.task.alphabet)
-        return Solution(self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures)
+        kept = [Kept(int(number), value, p) for (value, number), p in zip(book.kept, state.kept, strict=True) if number]
+        return Solution(
+            self.policy, phi, curves[1], curves[0], history, status, message, best, self.task.alphabet, measures, tuple(kept)
+        )
 
     def write(self, run: Run, solution: Solution) -> None:
         """The run folder's results: policy, parameters, curves, a sample of the weights, summary."""
@@ -497,6 +514,17 @@ class _Search(NamedTuple):
             self.task, self.learner, self.policy, solution.phi, steps=self.steps, key=self.key, order=self.fixed["order"]
         )
         write_results(run, self.policy, solution.phi, solution.baseline, solution.curve, weights, solution.summary())
+
+
+def _keep(state: _State, book: _Book, value: float, number: int) -> tuple[_State, _Book]:
+    """``state.phi`` among the best points, if it is one of them; of equal ones the earlier comes first."""
+    if not book.kept or not value < book.kept[-1][0]:
+        return state, book
+    at = sum(other <= value for other, _ in book.kept)
+    values, phis = list(book.kept), list(state.kept)
+    values.insert(at, (value, number))
+    phis.insert(at, state.phi)
+    return state._replace(kept=tuple(phis[:-1])), book._replace(kept=tuple(values[:-1]))
 
 
 def _read_book(run: Run, meta: Mapping[str, Any]) -> _Book:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from olm.objective import acceleration_first, acceleration_least, acceleration_r
 from olm.train import Curve
 from olm.types import Policy, PyTree
 
-__all__ = ["Solution", "above_entropy", "compare"]
+__all__ = ["Kept", "Solution", "above_entropy", "compare"]
 
 
 def compare(baseline: Curve, found: Curve, alphabet: int, held_out: bool = True) -> dict[str, Any]:
@@ -107,6 +107,20 @@ def above_entropy(measures: Mapping[str, Any], entropy: float | None) -> dict[st
     return {"area_above_entropy_ratio": found / baseline}
 
 
+class Kept(NamedTuple):
+    """A good point of a search.
+
+    Attributes:
+      evaluation: its number; one more than there are: the step after the last.
+      value: what decided: the validation objective, or the objective, without the part that θ_0 has.
+      phi: the policy's parameters.
+    """
+
+    evaluation: int
+    value: float
+    phi: PyTree
+
+
 @dataclass(frozen=True)
 class Solution:
     """A found policy, shown as figures in Jupyter.
@@ -121,6 +135,7 @@ class Solution:
       best_evaluation: which evaluation's policy this is; 0: the start; one more than there are: the step after the last.
       alphabet: |V| of the task.
       measures: `compare` of the two curves, or `compare_at` where they were measured at few steps.
+      kept: the best points, best first, as many as `olm.find_policy` was asked to keep.
     """
 
     policy: Policy
@@ -133,6 +148,7 @@ class Solution:
     best_evaluation: int
     alphabet: int
     measures: dict[str, Any] = field(repr=False)
+    kept: tuple[Kept, ...] = field(default=(), repr=False)
 
     @property
     def acceleration(self) -> float:
