@@ -227,8 +227,8 @@ with plots.style():
 
 # %% [markdown]
 # The law misses what the short decay of WSD brings, though that run was fitted: two curves of one seed, and this few steps, say little about
-# annealing. The foretold end is nearer than the error at left-out curves let one expect; that error is the number to trust, and it is larger than
-# all differences between these schedules. Laws of this kind were made for runs of many thousands of steps.
+# annealing. The foretold end is nearer than the error at left-out curves let one expect; that error is the number to trust, and, as the message
+# says, it is larger than all differences between these schedules. Laws of this kind were made for runs of many thousands of steps.
 #
 # ## A search by gradient descent
 #

@@ -114,6 +114,13 @@ MEASURES = {
         "acceleration": measured["acceleration"]["mean"], "area": measured["area_ratio"]["mean"],
         "along": [[row[name] for name in ("delta_B_percent", "delta_beta_percent")] for row in (along[0], along[-1])],
     }""",
+    "04_continual": """{
+        **{what: [float(table[f"replay {share:.0%}"][what]) for share in SHARES] for what in ("forgetting", "new", "mean")},
+        "union": float(table["union (twice the steps)"]["mean"]), "choice": [choice.low, choice.share, choice.high],
+        "rise": float(checked.final["validation"][-1][0] / first.final["validation"][-1][0] - 1), "budget": BUDGET,
+        "foretold": [foretold.final - float(third.losses[-1]), foretold.error], "message": foretold.message,
+        "searched": [float(start["mean"]), float(after["mean"])],
+    }""",
 }
 
 
@@ -188,6 +195,21 @@ def test_scaling_laws_are_fitted(measured: Callable[[str], dict[str, Any]]) -> N
     assert found["acceleration"] > 2 and found["area"] < 0.85
     (low_B, low_beta), (high_B, high_beta) = found["along"]
     assert low_B > 20 and low_beta < 20 and high_B < 0 and high_beta > 100
+
+
+@pytest.mark.slow
+def test_training_goes_on_with_replay(measured: Callable[[str], dict[str, Any]]) -> None:
+    """Replay takes most forgetting away and costs on the new data; more steps help more; forecasts hold within their error."""
+    found = measured("04_continual")
+    forgetting, new = found["forgetting"], found["new"]
+    assert forgetting == sorted(forgetting, reverse=True) and forgetting[1] < 0.3 * forgetting[0]
+    assert new[-1] > new[1] > new[0]
+    assert found["union"] < min(found["mean"])
+    low, share, high = found["choice"]
+    assert 0.01 < low <= share <= high < 0.6 and abs(found["rise"] - found["budget"]) < 0.06
+    difference, error = found["foretold"]
+    assert abs(difference) < error and "no guide to a choice" in found["message"]
+    assert found["searched"][1] < found["searched"][0]
 
 
 def test_results_show_themselves() -> None:
