@@ -150,14 +150,16 @@ def orderings(benches: Sequence[Bench], sections: Sequence[str]) -> dict[str, di
             adapted, 0.0, below=False
         )
         forgot = [of(b, b.replayed(0.0), "forgetting") - of(b, constant(b), "forgetting") for b in benches]
-        found["4 and forgets more: forgetting, re-warmed less constant, nats"] = verdict(forgot, 0.0, below=False)
+        found["4 re-warming forgets more than constant η_min: forgetting, re-warmed less constant, nats"] = verdict(
+            forgot, 0.0, below=False
+        )
     if "warmup" in sections:
         for what, shown in (("new", "loss on the new data"), ("mean", "mean loss")):
             spread = []
             for b in benches:
                 seen = [of(b, warmed(b, share), what) for share in WARMUPS]
                 spread.append((max(seen) - min(seen)) / min(seen))
-            statement = f"6 warm-up of 0 to 2% does not matter: largest over least {shown}, less 1"
+            statement = f"6 the length of warm-up, 0 to 2%, does not matter to the {shown}: largest over least, less 1"
             found[statement] = verdict(spread, 0.01, below=True)
     if "infinite" in sections:
         for kind in INFINITE:
@@ -329,7 +331,7 @@ def provenance(benches: Sequence[Bench]) -> dict[str, Any]:
 
 
 def wanted(source: str, size: str, sections: Sequence[str]) -> list[str]:
-    """Which sections a source and size have: the small model all, the large one all but two, files the published table."""
+    """Which sections a source and size have: the small model all, the large one all but two, files two."""
     if source == "library":
         return [s for s in sections if s in ("replay", "rates")]
     if size == "large":
