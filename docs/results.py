@@ -435,8 +435,9 @@ def _searched(setting: str, tables: dict[str, Any]) -> Iterator[Row]:
     )
     zero = estimate(sides["best of the grid, its rate to zero"]["mean"], 4)
     count = sides["searched"]["mean"]["n"]
+    against = "share and rate by gradient descent against the best point of a grid"
     yield (
-        f"{setting}: share and rate by gradient descent against the best point of a grid, held out; {count} seeds, settings from others",
+        f"{setting}: {against}, held out; {count} seeds, settings from others",
         f"{figures}; difference {estimate(sides['difference']['mean'], 4)}; the grid's best with its rate to zero: {zero}",
     )
 
