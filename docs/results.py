@@ -436,9 +436,14 @@ def _searched(setting: str, tables: dict[str, Any]) -> Iterator[Row]:
     zero = estimate(sides["best of the grid, its rate to zero"]["mean"], 4)
     count = sides["searched"]["mean"]["n"]
     against = "share and rate by gradient descent against the best point of a grid"
+    verdicts = tables["searched against the grid"]
+    difference, cost = (verdicts[name] for name in ("mean loss, nats", "cost, training runs by time"))
+    fresh = verdicts["mean loss, nats, seeds never looked at before"]
+    more = f", on the {fresh['n']} seeds never looked at before {estimate(fresh, 4)}: {fresh['verdict']}" if fresh else ""
     yield (
-        f"{setting}: {against}, held out; {count} seeds, settings from others",
-        f"{figures}; difference {estimate(sides['difference']['mean'], 4)}; the grid's best with its rate to zero: {zero}",
+        f"{setting}: {against}, held out; {count} seeds",
+        f"{figures}; difference {estimate(difference, 4)}: {difference['verdict']}{more}; "
+        f"cost {estimate(cost, 1)}: {cost['verdict']}; the grid's best with its rate to zero: {zero}",
     )
 
 

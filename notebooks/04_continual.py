@@ -236,14 +236,14 @@ with plots.style():
 # examples with a *weight* that is the share). In long runs at a good rate that gradient is exact and of no use: training is chaotic, and
 # derivatives through all steps reach sizes that no change of the loss has (`benchmarks/results/continual.json` has them for 750 steps). So `find_schedule` goes
 # through the last 30% of the steps only (`olm.adjoint.truncated`), in four pieces of their own, and what holds at the beginning of that
-# stretch holds before it. The best points and their mean are made plain, whole examples in every batch, and run again by the loop above; `settle`
-# keeps the run that ends lowest on validation.
+# stretch holds before it. The best point and the mean of the best two are made plain, whole examples in every batch, and run again by the loop above, as is the
+# start; `settle` keeps the run that ends lowest on validation.
 
 # %%
 setting = {"batch_size": BATCH, "replay": 0.25}
 ended = relaxed(data, model, again, STEPS, **setting)
 found = find_schedule(ended, params=first.params, key=key, evaluations=3, keep=2)
-chosen, again_run = settle(found, lambda plain: continued(plain.plan))
+chosen, again_run, _ = settle(found, lambda plain: continued(plain.plan))
 for number, row in enumerate(found.solution.history, 1):
     print(f"evaluation {number}: objective {row['objective']:.4f} {row['message']}")
 start, after = shown(runs[0.25]), shown(again_run)

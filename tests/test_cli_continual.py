@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olm.cli import continual as cli
 from olm.cli import main
-from olm.continual.experiment import train_sequence
+from olm.errors import InputError
 from olm.records import Run, load_arrays
 from olm.search import loop
 
@@ -84,14 +83,16 @@ def test_a_searched_run_is_made_again_in_the_plain_loop(tmp_path: Path, capsys: 
     )
     summary = Run.open(path).summary()
     assert len(summary["searched"]["shares"]) == len(summary["searched"]["rates"]) == 20
-    assert "searched: weighted final loss on validation × " in capsys.readouterr().out
+    shown = f"searched: weighted final loss on validation, run plainly: {summary['searched']['start']:.4f} → "
+    assert shown in capsys.readouterr().out
     assert len(Run.open(path / "search").metrics()) == 2
     plain = {one.name: Run.open(one).summary()["loss"] for one in (path / "search").glob("mean-of-*")}
-    assert len(plain) == 3 and plain[f"mean-of-{len(summary['searched']['evaluations'])}"] == pytest.approx(
-        summary["loss"], rel=1e-6
-    )
+    plain["start"] = Run.open(path / "search" / "start").summary()["loss"]
+    points = "-".join(map(str, summary["searched"]["evaluations"]))
+    assert len(plain) == 4 and plain[f"mean-of-{points}" if points else "start"] == pytest.approx(summary["loss"], rel=1e-6)
+    assert len(summary["searched"]["found"]) == 3
     assert summary["account"][0]["total"] == 20 * 8 * 8
-    # A finished run is asked to go on: nothing is searched or trained again, and the same is written.
+    # A finished run is asked to go on: no gradient is taken again, and the same is written.
     before = (path / "params.npz").read_bytes()
     assert main(["continue", "--resume", str(path), "--quiet"]) == 0
     assert (path / "params.npz").read_bytes() == before
@@ -134,37 +135,52 @@ def test_an_interrupt_of_a_search_ends_the_command_and_resume_goes_on(
     assert (path / "params.npz").read_bytes() == (tmp_path / "whole" / "params.npz").read_bytes()
 
 
-@pytest.mark.parametrize("call", [3, 6, 7], ids=["second pilot", "baseline", "last run"])
-def test_an_interrupt_of_a_pilot_or_a_baseline_ends_the_command_and_resume_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: int
+def test_pilots_baselines_and_the_last_run_may_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A command's runs one after the other: first dataset, four pilots, baseline, the run itself; one is stopped at half."""
+    """One command stopped in the middle of each kind of run it makes, and resumed: the end is that of an undisturbed one."""
     words = ["continue", "stories", "--shift", "strong", *TINY, "--save-every", "0", "--baselines", "scratch"]
     words += ["--pilots", "0.1", "0.25", "0.5", "0.75", "--budget-forgetting", "0.5"]
-    path, calls, appended = tmp_path / "cut", [], Run.append_metrics
-
-    def train(*arguments: Any, **settings: Any) -> Any:
-        calls.append(settings["run"].path.name)
-        return train_sequence(*arguments, **settings)
+    path, appended, stops = tmp_path / "cut", Run.append_metrics, ["0.25", "scratch", "cut"]
 
     def append(run: Run, row: dict[str, Any]) -> None:
         appended(run, row)
-        if len(calls) == call and row["step"] == 10:
+        if stops and run.path.name == stops[0] and row["step"] == 10:
+            stops.pop(0)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train_sequence", train)
     monkeypatch.setattr(Run, "append_metrics", append)
     assert main([*words, "--run-dir", str(path)]) == 130
-    assert len(calls) == call and f"olm continue --resume {path}" in capsys.readouterr().err
-    assert not (path / "summary.json").exists()
-    monkeypatch.undo()
-    monkeypatch.setattr("olm.report.write_report", lambda path, on_missing=None: Path(path) / "report.html")
+    assert f"olm continue --resume {path}" in capsys.readouterr().err
+    for left in (1, 0):
+        assert main(["continue", "--resume", str(path), "--quiet"]) == 130
+        assert len(stops) == left and not (path / "summary.json").exists()
     assert main(["continue", "--resume", str(path), "--quiet"]) == 0
     assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
     cut, whole = (Run.open(folder).summary() for folder in (path, tmp_path / "whole"))
     for name in ("loss", "forgetting", "forecast", "baselines", "account"):
         assert cut[name] == whole[name], name
     assert (path / "params.npz").read_bytes() == (tmp_path / "whole" / "params.npz").read_bytes()
+
+
+def test_another_budget_is_asked_of_the_same_pilots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that no share keeps is known after the pilots; they stay, and the next question trains none of them again."""
+    words = ["continue", "stories", "--shift", "strong", *TINY, "--pilots", "0.1", "0.25", "0.5"]
+    path = tmp_path / "run"
+
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise InputError("no share keeps the budget")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("olm.cli.continual.choose_share", refuses)
+        assert main([*words, "--budget-forgetting", "0", "--run-dir", str(path)]) == 2
+    pilots = [path / "pilots" / name / "params.npz" for name in ("0.1", "0.25", "0.5")]
+    states = [one.with_name("state.npz").stat().st_mtime_ns for one in pilots]
+    assert all(one.exists() for one in pilots) and not (path / "params.npz").exists()
+    assert main(["continue", "--resume", str(path), "--budget-forgetting", "0.9", "--quiet"]) == 0
+    assert states == [one.with_name("state.npz").stat().st_mtime_ns for one in pilots]
+    run = Run.open(path)
+    assert run.summary()["forecast"]["budget"] == run.config["options"]["replay"]["budget_forgetting"] == 0.9
 
 
 def test_a_run_on_files_goes_on_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +285,13 @@ def test_a_run_with_changed_files_is_not_continued(tmp_path: Path, capsys: pytes
         (["stories", "--schedule", "infinite-linear", "--cooldown", "inf"], "cooldown is inf"),
         (["stories", "--steps", "2", "40", "--replay", "0.5"], "was read before for"),
         (["stories", "--save-every", "-1"], "save-every is -1"),
+        (["stories", "--evaluate-every", "0"], "evaluate-every"),
+        (["stories", "--batch-size", "0"], "batch-size"),
+        (["stories", "--batch-size", "1", "--search", "1"], "batch-size"),
+        (["stories", "--search", "1", "--search-keep", "0"], "search-keep"),
+        (["stories", "--seed", "100000000000000000000"], "at most 63 bits"),
+        (["library", "--seed", "-1"], "from 0"),
+        (["stories", "--budget-forgetting", "0.9995"], "at most 0.999"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_written(

@@ -19,7 +19,7 @@ from olm import schedules
 from olm.continual import experiment
 from olm.continual.experiment import Adam, learner, measure, settings, task, train_sequence
 from olm.continual.merge import ties
-from olm.continual.plan import account, counts, plan, replay_shares, union
+from olm.continual.plan import account, counts, limited, plan, replay_shares, union
 from olm.continual.search import find_schedule, realised, relaxed, settle
 from olm.errors import DivergenceError, InputError
 from olm.learner import reset_at
@@ -501,14 +501,39 @@ def test_a_search_lowers_the_final_losses_and_is_made_plain(data) -> None:
         runs[plain.evaluations] = train_sequence(two, MODEL, plain.plan, key=key, params=first.params, last=10)
         return runs[plain.evaluations]
 
-    chosen, made = settle(found, train)
+    chosen, made, losses = settle(found, train)
+    assert list(runs) == [(), *(plain.evaluations for plain in found.plains)]
     means = {number: float(np.mean(x.final["validation"][-1])) for number, x in runs.items()}
     assert chosen.evaluations == min(means, key=means.__getitem__) and made is runs[chosen.evaluations]
+    assert losses == pytest.approx(list(means.values()))
     # Shares that are whole numbers of examples at every step, and the start's rates: then the plain run is the relaxed one.
     run = relaxed(two, MODEL, schedule, steps, batch_size=B, replay=0.25, reserve=0.25, pieces=4, last=10, every=5)
     made, _, rates, _ = realised(run, run.phi)
     assert np.array_equal(made.order, run.order)
     assert rates == pytest.approx(np.asarray(schedules.rates(schedule, steps)), rel=1e-6)
+
+
+def test_shares_that_ask_for_more_than_there_is_are_cut_to_it(data) -> None:
+    """A search may ask for all of a batch from one dataset; its plan reads what there is, and the start is the plan's own."""
+    steps, sizes = 10, [len(one.train) for one in data]
+    seen, total = [8, 40], steps * B
+    run = relaxed(data, MODEL, lambda t: 0.01, steps, batch_size=B, replay=0.3, reserve=0.25, pieces=2, seen=seen)
+    expected = plan(data, [steps], np.ones(steps), batch_size=B, replay=0.3, first=2, seen=seen)
+    assert np.array_equal(realised(run, run.phi).plan.order, expected.order)
+    greedy = (np.tile([0.8, 0.15, 0.05], (2, 1)), np.ones(3))
+    found = realised(run, greedy)
+    assert found.plan.counts[:, 0].sum() in (7, 8) and found.plan.counts.sum() == total
+    assert found.plan.counts[:, 1].sum() <= 40 and found.shares.sum(1) == pytest.approx(np.ones(steps))
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        shares = generator.dirichlet([0.3] * 3, steps)
+        windows = generator.integers(1, total, 3)
+        windows[2] += max(total - windows.sum(), 0)
+        cut = limited(shares, B, windows)
+        assert cut.sum(1) == pytest.approx(np.ones(steps)) and (cut >= 0).all() and (B * cut.sum(0) <= windows + 1e-6).all()
+        fits = (B * shares.sum(0) <= windows).all()
+        assert not fits or np.array_equal(cut, shares)
+    assert sizes[2] > total
 
 
 @pytest.mark.parametrize(

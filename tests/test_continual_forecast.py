@@ -232,9 +232,10 @@ def test_what_the_curves_cannot_tell_is_said() -> None:
     lone = forecast_schedule([curve("constant"), curve("cosine")], plan("wsd"), law="annealing")
     assert math.isnan(lone.error) and "no error: without cosine, no curve's rate falls" in lone.message
     seen = [curve(name, noise=0.02) for name in SEEN]
+    for one in seen:
+        one.losses[-1] = 3.0 + 1e-3 * len(one.name)  # ends that differ by less than the law can tell
     noisy, spread = forecast_schedule(seen, plan("wsd"), law="annealing"), float(np.ptp([one.losses[-1] for one in seen]))
-    assert (noisy.error > spread) == ("no guide to a choice" in noisy.message)
-    assert noisy.error > spread
+    assert noisy.error > spread and "no guide to a choice" in noisy.message
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,9 @@ def _restored(path: str) -> Continue[Any]:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+CHOICES = {"options.replay.budget_forgetting", "options.search.search", "options.search.search_keep"}
+"""What may be another for a run that goes on: pilots and the evaluations of a search are kept, and the choice is made again."""
+
 PILOTS_NEEDED = {"cmr": 3, "d_cpt": 4}  # as many as the law has free parameters
 
 
@@ -87,12 +90,14 @@ def _check_pilots(replay: Any) -> None:
     """What pilots cannot answer is said before any is run."""
     if replay.pilot_law not in PILOTS_NEEDED:
         raise InputError(f"unknown pilot-law {replay.pilot_law!r}: choose one of {', '.join(PILOTS_NEEDED)}")
-    if not 0 <= replay.budget_forgetting < 1:
-        raise InputError(f"budget-forgetting is {replay.budget_forgetting:g}: give the allowed rise as a fraction, 0.03 for 3%")
+    if not 0 <= replay.budget_forgetting <= 0.999:
+        hint = "give the allowed rise as a fraction, 0.03 for 3%, at most 0.999"
+        raise InputError(f"budget-forgetting is {replay.budget_forgetting:g}: {hint}")
     least = PILOTS_NEEDED[replay.pilot_law]
     if len(set(replay.pilots)) < least or (replay.pilot_law == "cmr" and min(replay.pilots) <= 0):
         raise InputError(
-            f"pilots {' '.join(map(str, replay.pilots))}: law {replay.pilot_law} needs {least} different shares above 0"
+            f"pilots {' '.join(map(str, replay.pilots))}: law {replay.pilot_law} needs {least} different shares"
+            + (" above 0" if replay.pilot_law == "cmr" else "")
         )
 
 
@@ -116,12 +121,16 @@ class _Work:
         if options.search.search < 0:
             raise InputError(f"search is {options.search.search}: give 0 or more policy gradients")
         check_whole("search-keep", options.search.search_keep, 1)
+        check_whole("evaluate-every", training.evaluate_every, 1)
+        check_whole("batch-size", options.optimiser.batch_size, 2 if options.search.search else 1)
         self.chooses = options.replay.budget_forgetting is not None or options.search.search > 0
         if self.chooses and not options.optimiser.reset:
             raise InputError("a chosen share or schedule is for a run that begins with the last dataset: leave --no-reset out")
         self.options, self.steps, self.command = options, tuple(steps), ["olm", "continue", *words]
         batch = options.optimiser.batch_size
         data_seed = training.seed if training.data_seed is None else training.data_seed
+        if not all(0 <= seed < 2**63 for seed in (training.seed, data_seed)):
+            raise InputError(f"seed {training.seed}, data-seed {data_seed}: give numbers from 0 of at most 63 bits")
         replay = options.replay.replay
         for share in (*replay, *options.replay.pilots):
             replay_shares(share, [1, 1])  # a wrong share is known before any text is read
@@ -202,7 +211,7 @@ class _Work:
         if not self.options.run.quiet:
             say(f"{name}: {sum(made.steps)} steps")
         there = (path / "config.json").exists()
-        with Run.resume(path, config) if there else Run.create(path, config, self.command) as run:
+        with Run.resume(path, config, may_change=CHOICES) if there else Run.create(path, config, self.command) as run:
             return self.train(made, data, run, params)
 
 
@@ -228,7 +237,7 @@ def run(words: Sequence[str]) -> int:
         _baseline(work, name)
     config = work.config(made, work.data)
     opened = (
-        Run.resume(place.resume, config)
+        Run.resume(place.resume, config, may_change=CHOICES)
         if place.resume
         else new_run(place.run_dir, f"continue-{options.data.name}", config, work.command)
     )
@@ -273,7 +282,8 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
         forecast = choose_share(
             shares, old, before=before, budget=budget, new_losses=new, law=options.replay.pilot_law, seed=options.training.seed
         )
-        print(_forecast_line(forecast, budget, names[0]), flush=True)
+        more = "; the search begins there and does not keep to the budget" if options.search.search else ""
+        print(_forecast_line(forecast, budget, names[0]) + more, flush=True)
         share = min(forecast.share, 1 - 1e-9)
         work.shares[-1] = share
         made = work.plan(first=last)
@@ -293,25 +303,30 @@ def _chosen(work: _Work, made: Plan, earlier: Trajectory) -> tuple[Plan, dict[st
             keep=options.search.search_keep,
             run_dir=path,
             resume=(path / "config.json").exists(),
+            save_every=options.run.save_every,
             progress=not options.run.quiet,
         )
         if result.solution.status == "interrupted":
             raise KeyboardInterrupt
-        if result.solution.status == "diverged":
+        if result.solution.status == "diverged" and not result.plains:
             raise DivergenceError(f"the search: {result.solution.message}")
 
         def train(plain: Plain) -> Trajectory:
-            return work.below(f"search/mean-of-{len(plain.evaluations)}", plain.plan, work.data, params)
+            points = "-".join(map(str, plain.evaluations))
+            return work.below(f"search/mean-of-{points}" if points else "search/start", plain.plan, work.data, params)
 
-        chosen, _ = settle(result, train)
+        chosen, _, losses = settle(result, train)
         made = chosen.plan
-        ratio = result.solution.measures["objective_ratio"]
-        print(f"searched: weighted final loss on validation × {ratio:.4f}, {result.solution.message}", flush=True)
-        if len(result.plains) > 1:
-            points = f"the mean of the best {len(chosen.evaluations)} of {len(result.plains)} points"
-            print(f"{points} ends lowest on validation in the plain loop", flush=True)
+        points = ", ".join(map(str, chosen.evaluations))
+        kept = f"the mean of evaluations {points}" if chosen.evaluations else "the start, which nothing found beats"
+        print(
+            f"searched: weighted final loss on validation, run plainly: {losses[0]:.4f} → {min(losses):.4f}, {kept}", flush=True
+        )
+        if result.solution.status == "diverged":
+            print(f"the search ended early: {result.solution.message}", flush=True)
         found["searched"] = {
-            "objective_ratio": ratio,
+            "start": losses[0],
+            "found": list(losses[1:]),
             "evaluations": list(chosen.evaluations),
             "shares": chosen.shares[:, :-1].sum(1).tolist(),
             "rates": chosen.rates.tolist(),

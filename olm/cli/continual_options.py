@@ -229,7 +229,7 @@ class ReplayOptions:
         float | None, arg(metavar="FLOAT|None", help_behavior_hint=none_means("the share is --replay"))
     ] = None
     """Choose the last dataset's share: the least for which the first dataset's loss rises by at most this fraction (0.03: by 3%),
-    foretold from pilot runs. Prints the share with its interval."""
+    foretold from pilot runs. Prints the share with its interval. With --search the search begins there and is not bound by it."""
     pilots: Annotated[tuple[float, ...], arg(metavar="FLOAT ...")] = PILOTS
     """With --budget-forgetting: replay shares of the pilot runs."""
     pilot_law: Annotated[str, arg(metavar="{cmr,d_cpt}")] = "cmr"
@@ -241,9 +241,9 @@ class SearchOptions:
     """Share and learning rate of the last dataset by gradient descent of the final losses."""
 
     search: int = 0
-    """Policy gradients to spend, each two to three training runs on the last dataset; 0: no search."""
+    """Policy gradients to spend, each two to three training runs on the last dataset; 0: no search. Three runs end the search."""
     search_keep: int = 5
-    """K: the means of the search's best 1 to K points are run plainly, and validation decides between these runs."""
+    """K: the means of the search's best 1 to K points and its start are run plainly, K + 1 runs, and validation decides."""
     old_weight: float = 0.5
     """Share of the earlier datasets' losses in what is minimised."""
     pieces: int = 4

@@ -356,7 +356,7 @@ def train_sequence(
                 if run is not None and (time.monotonic() - saved_at >= save_every or step == total):
                     _save(run, *good, identity)
                     saved_at = time.monotonic()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DivergenceError):
             if run is not None:
                 run.truncate_metrics(good[2])
                 _save(run, *good, identity)

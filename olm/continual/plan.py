@@ -17,7 +17,7 @@ import numpy as np
 from olm.errors import InputError, check_whole
 from olm.tasks.sequence import Dataset
 
-__all__ = ["Plan", "account", "counts", "plan", "replay_shares", "union"]
+__all__ = ["Plan", "account", "counts", "limited", "plan", "replay_shares", "union"]
 
 
 class Plan(NamedTuple):
@@ -113,6 +113,33 @@ def replay_shares(replay: float, sizes: Sequence[int]) -> np.ndarray:
     if not earlier.size:
         return np.ones(1)
     return np.append(replay * earlier / earlier.sum(), 1 - replay)
+
+
+def limited(shares_TxD: Any, batch: int, windows: Sequence[int]) -> np.ndarray:
+    """Shares cut to what can be read: what a dataset lacks the others give, in proportion to what they have left.
+
+    Args:
+      shares_TxD: [T, D], rows that sum to one.
+      batch: B.
+      windows: [D] how many there are to read.
+
+    Returns:
+      [T, D]; the same where nothing is lacking. Where all datasets together are too short, `plan` says so.
+
+    >>> limited([[0.5, 0.5], [0.9, 0.1]], 10, [7, 20]).round(2).tolist()
+    [[0.25, 0.75], [0.45, 0.55]]
+    """
+    shares = np.array(shares_TxD, np.float64)
+    limits = np.asarray(windows, np.float64) / batch
+    for _ in range(shares.shape[1]):
+        asked = shares.sum(0)
+        over = asked > limits * (1 + 1e-12)
+        room = np.where(over, 0, limits - asked)
+        if not over.any() or room.sum() <= 0:
+            break
+        kept = shares * np.where(over, limits / np.where(over, asked, 1), 1)
+        shares = kept + (shares - kept).sum(1, keepdims=True) * room / room.sum()
+    return shares
 
 
 def _rows(counts_TxD: np.ndarray, datasets: Sequence[Dataset], epochs: int, readable: Sequence[int]) -> np.ndarray:

@@ -7,13 +7,13 @@ Minimised is
     J = mean over the last steps of Σ_d a_d L_d(θ_t),  a_d ≥ 0, Σ a_d = 1,
 
 on validation windows, differentiated through the run, AdamW included. A gradient through all of a long run is exact and of no
-use: at the learning rates that are best training is chaotic, and derivatives through 750 steps reach 10² to 10⁵ (`gradients`
+use: at the learning rates that are best training is chaotic, and derivatives through 750 steps reach 10² to 10⁶ (`gradients`
 in benchmarks/results/continual.json). So it goes through the last 30% of the steps (`olm.adjoint.truncated`), where they are of
 the size of differences, and what holds at the beginning of these holds from the start (`olm.policy.late`). What is found is then
 made plain: shares become whole examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the
 loop that everybody uses, with the same number of tokens processed. Runs at the best rates end some thousandths of a nat apart
 for a change of the last bit, and so gradients and objectives scatter: what is made plain is the mean of the best one, two, … K
-points (averaging iterates, Polyak & Juditsky 1992), and validation decides between these K plain runs (`settle`).
+points, and validation decides between these K plain runs and the start's (`settle`).
 
 A gradient costs a training run, and 11/3 and more of the last 30%: in products of a layer 3 on the way out and 8 on the way back
 for an example, where training takes 3, and AdamW's own gradient once more. The target is looked at in the last steps alone.
@@ -32,8 +32,8 @@ import optax
 
 from olm.adjoint import truncated
 from olm.continual.experiment import Adam, Trajectory, learner, task
-from olm.continual.plan import Plan, plan
-from olm.errors import InputError, check_number, check_whole
+from olm.continual.plan import Plan, limited, plan, replay_shares
+from olm.errors import DivergenceError, InputError, check_number, check_whole
 from olm.models.transformer import TransformerConfig
 from olm.objective import Objective, weighted
 from olm.policy import combined, late, late_steps, learning_rate, mixture
@@ -43,7 +43,7 @@ from olm.search import Method, Solution, find_policy, mirror_descent
 from olm.tasks.sequence import Dataset
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 
-__all__ = ["Found", "Plain", "Relaxed", "find_schedule", "realised", "relaxed", "settle"]
+__all__ = ["Found", "Plain", "Relaxed", "Settled", "find_schedule", "realised", "relaxed", "settle"]
 
 METHOD = {"fall": 0.02, "largest": 2.0}
 """Settings of mirror descent for a few shares and factors: what suits tables of thousands of weights moves these too little."""
@@ -87,7 +87,7 @@ class Plain(NamedTuple):
 
     Attributes:
       plan: what the plain loop takes.
-      shares: [T, D] before they were rounded.
+      shares: [T, D] before they were rounded, and after they were cut to what can be read (`olm.continual.plan.limited`).
       rates: [T].
       evaluations: of a search, whose mean it is; (): none.
     """
@@ -103,11 +103,13 @@ class Found(NamedTuple):
 
     Attributes:
       plains: the mean of the best 1, 2, … K points, made plain.
+      start: where the search began, made plain.
       solution: of `olm.find_policy`.
       relaxed: what was searched.
     """
 
     plains: tuple[Plain, ...]
+    start: Plain
     solution: Solution
     relaxed: Relaxed
 
@@ -178,7 +180,6 @@ def relaxed(
     if not 0 < old < batch_size:
         raise InputError(f"a share of {reserve:g} of {batch_size} examples leaves none of one kind: change reserve or batch_size")
     sizes = tuple(len(one.train) for one in datasets)
-    earlier = np.array(sizes[:-1]) / sum(sizes[:-1])
     reading: dict[str, Any] = {"seen": seen, "epochs": epochs}
     fixed = plan(
         datasets,
@@ -190,7 +191,7 @@ def relaxed(
         **reading,
     )
     policy = late(combined(mixture(sizes, pieces), learning_rate(upper, pieces)), horizon)
-    start = np.append(replay * earlier, 1 - replay)
+    start = replay_shares(replay, [*(sizes[:-1] if seen is None else seen), sizes[-1]])
     phi = (
         jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), (pieces, len(sizes))),
         jnp.ones(pieces + 1, jnp.result_type(float)),
@@ -235,6 +236,7 @@ def realised(run: Relaxed, phi: PyTree, evaluations: tuple[int, ...] = ()) -> Pl
     """
     by = run.policy.rate
     assert by is not None
+    phi = jax.tree.map(jnp.asarray, phi)
     sizes = [len(one.train) for one in run.datasets]
     one_of_each = jnp.asarray(np.cumsum([0, *sizes[:-1]]))  # a batch with one example of every dataset shows the shares
 
@@ -243,9 +245,10 @@ def realised(run: Relaxed, phi: PyTree, evaluations: tuple[int, ...] = ()) -> Pl
         return run.policy.weights(phi, t, one_of_each, None), by(phi, t)
 
     shares, factors = (np.asarray(x, np.float64) for x in jax.vmap(at)(jnp.arange(run.steps)))
-    shares = shares / shares.sum(1, keepdims=True)
+    batch, seen, epochs = run.order.shape[1], run.reading["seen"], run.reading["epochs"]
+    windows = np.array([*(sizes[:-1] if seen is None else seen), sizes[-1]]) * epochs
+    shares = limited(shares / shares.sum(1, keepdims=True), batch, windows)
     rates = np.maximum(np.asarray(rates_of(run.schedule, run.steps), np.float64) * factors, 0)
-    batch = run.order.shape[1]
     made = plan(run.datasets, [run.steps], rates, batch_size=batch, first=len(run.datasets) - 1, shares=shares, **run.reading)
     return Plain(made, shares, rates, evaluations)
 
@@ -261,6 +264,7 @@ def find_schedule(
     adjoint: Any = None,
     run_dir: str | Path | Run | None = None,
     resume: bool = False,
+    save_every: float = 20.0,
     progress: bool = False,
 ) -> Found:
     """Search the replay share and the learning rate of a continued run by the gradient of its final losses.
@@ -273,7 +277,7 @@ def find_schedule(
       keep: K, how many of the best points are averaged at most; see `settle`.
       method: None: mirror descent with `METHOD`'s settings, whose steps are long: a few numbers are searched.
       adjoint: None: `olm.adjoint.truncated` to the run's last H steps.
-      run_dir, resume, progress: as for `olm.find_policy`.
+      run_dir, resume, save_every, progress: as for `olm.find_policy`.
 
     Returns:
       A `Found`; its plans process the same tokens as the start.
@@ -283,6 +287,7 @@ def find_schedule(
 
     No example: a search takes minutes; see notebook 04.
     """
+    check_whole("keep", keep, 1)
     solution = find_policy(
         run.task,
         run.learner,
@@ -300,33 +305,64 @@ def find_schedule(
         params=params,
         brake=BRAKE,
         curves=False,
-        keep=max(keep, 1),
+        keep=keep,
         run_dir=run_dir,
         resume=resume,
+        save_every=save_every,
         progress=progress,
     )
     best = solution.kept
     means = [jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), 0), *(one.phi for one in best[: k + 1])) for k in range(len(best))]
     plains = [realised(run, mean, tuple(one.evaluation for one in best[: k + 1])) for k, mean in enumerate(means)]
-    return Found(tuple(plains), solution, run)
+    return Found(tuple(plains), realised(run, run.phi), solution, run)
 
 
-def settle(found: Found, train: Callable[[Plain], Trajectory]) -> tuple[Plain, Trajectory]:
+class Settled(NamedTuple):
+    """What was decided between plain runs.
+
+    Attributes:
+      plain: the best.
+      run: its run.
+      losses: Σ_d a_d L_d on validation windows, means over a run's last steps, of each: the start first if it was among them,
+        then the means of 1, 2, … K points; infinite for a run that diverged.
+    """
+
+    plain: Plain
+    run: Trajectory
+    losses: tuple[float, ...]
+
+
+def settle(found: Found, train: Callable[[Plain], Trajectory], *, start: bool = True) -> Settled:
     """Decide between a search's plain runs by their weighted loss on validation windows.
 
     Args:
       found: of `find_schedule`.
       train: makes such a run, for example with `olm.continual.experiment.train_sequence`.
+      start: whether the start, made plain, is one of them.
 
     Returns:
-      The one with the least Σ_d a_d L_d, means over the run's last steps, and its run.
+      A `Settled`.
 
     Raises:
       InputError: for a search without a finite evaluation.
+      DivergenceError: when every run diverges.
 
     No example: see notebook 04.
     """
     if not found.plains:
         raise InputError(f"nothing to decide between: {found.solution.message}")
-    runs = [(plain, train(plain)) for plain in found.plains]
-    return min(runs, key=lambda one: float(np.dot(found.relaxed.weights, one[1].final["validation"][-1])))
+    runs: list[tuple[float, Plain, Trajectory]] = []
+    losses = []
+    for plain in (found.start, *found.plains) if start else found.plains:
+        try:
+            run = train(plain)
+        except DivergenceError as fault:
+            losses.append(float("inf"))
+            last = fault
+            continue
+        losses.append(float(np.dot(found.relaxed.weights, run.final["validation"][-1])))
+        runs.append((losses[-1], plain, run))
+    if not runs:
+        raise DivergenceError(f"every plain run of what was found diverges; {last}")
+    _, plain, run = min(runs, key=lambda one: one[0])
+    return Settled(plain, run, tuple(losses))

@@ -529,7 +529,7 @@ def _keep(state: _State, book: _Book, value: float, number: int) -> tuple[_State
 
 def _read_book(run: Run, meta: Mapping[str, Any]) -> _Book:
     book = meta.get("book")
-    if not isinstance(book, dict) or set(book) != set(_Book._fields):
+    if not isinstance(book, dict) or {*book, "kept"} != set(_Book._fields):
         raise InputError(f"{run.path}/state.npz is not the state of a search of this version of olm: start in another folder")
     return _Book(**book)
 
