@@ -249,14 +249,14 @@ def test_a_run_folder_that_is_damaged(refused: Callable[..., str], tmp_path: Pat
 
     resume = ["search", "--quiet", "--resume"]
     foreign = config(kind="note")
-    assert "was not made by the command line" in refused(*resume, copy("foreign", "config.json", foreign))
+    assert "was not made by olm search or olm train" in refused(*resume, copy("foreign", "config.json", foreign))
     assert "learner.learning_rate is 'fast'" in refused(
         *resume, copy("typed", "config.json", config(learner={"learning_rate": "fast"}))
     )
     for name, value in (("list", []), ("true", True), ("nothing", None)):
         change = config(learner={"learning_rate": value})
         assert "restore the file" in refused(*resume, copy(name, "config.json", change)), name
-    assert "was not made by the command line" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
+    assert "was not made by olm search or olm train" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
     newer = config(learner={"learning_rate": 0.1, "warmup": 3})
     assert "does not know: warmup" in refused(*resume, copy("newer", "config.json", newer))
     assert "learner lacks b1, b2" in refused(*resume, copy("older", "config.json", config(learner={"learning_rate": 0.1})))

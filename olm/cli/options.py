@@ -367,7 +367,7 @@ def restored(run_path: str) -> Search[Any]:
     config = Run.open(run_path).config
     task = config.get("task")
     if not (config.get("kind") in ("search", "train") and isinstance(task, dict) and str(task.get("name")) in PRESETS):
-        raise InputError(f"{run_path} was not made by the command line: give a folder that olm search or olm train has made")
+        raise InputError(f"{run_path} was not made by olm search or olm train: give a folder that one of them has made")
     start = preset(task["name"], None)
     config = {**config, "task": {key: value for key, value in task.items() if key != "name"}}
     kind = Search if config["kind"] == "search" else Replay

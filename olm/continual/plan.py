@@ -276,12 +276,12 @@ def _checked_rates(rates: Any, total: int) -> np.ndarray:
     if rates.shape != (total,):
         raise InputError(f"rates have shape {rates.shape}: the phases have {total} steps in all, give one rate for each")
     if not np.isfinite(rates).all() or (rates < 0).any() or not rates.any():
-        raise InputError("rates must be finite, not negative, and not all zero")
+        raise InputError("rates must be finite, not negative, and not all zero: change the schedule, its peak or its floor")
     return rates
 
 
 def account(made: Plan, datasets: Sequence[Dataset]) -> list[dict[str, Any]]:
-    """Count what a plan reads, from the order itself, and hold it to what replay promises.
+    """Count what a plan reads, from the order itself; every dataset has to be read in its own order.
 
     Args:
       made: a plan.
