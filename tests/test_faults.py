@@ -256,7 +256,7 @@ def test_a_run_folder_that_is_damaged(refused: Callable[..., str], tmp_path: Pat
     for name, value in (("list", []), ("true", True), ("nothing", None)):
         change = config(learner={"learning_rate": value})
         assert "restore the file" in refused(*resume, copy(name, "config.json", change)), name
-    assert "was not made by olm search or olm train" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
+    assert "not made by olm search or olm train" in refused("train", copy("unnamed", "config.json", config(task={"name": []})))
     newer = config(learner={"learning_rate": 0.1, "warmup": 3})
     assert "does not know: warmup" in refused(*resume, copy("newer", "config.json", newer))
     assert "learner lacks b1, b2" in refused(*resume, copy("older", "config.json", config(learner={"learning_rate": 0.1})))
