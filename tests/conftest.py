@@ -39,6 +39,15 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps() -> Iterator[None]:
+    """Compiled programs hold memory maps, of which Linux gives a process 65,530: a worker that runs out of them crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's folder."""

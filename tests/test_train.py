@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import cases
 import jax
@@ -19,13 +19,6 @@ from olm.types import Array, Learner, Policy, PyTree, Task
 TRAIN = importlib.import_module("olm.train")  # `olm.train` is the function
 KEY = 5
 CLIPPED = Learner(optax.chain(optax.clip_by_global_norm(0.35), optax.sgd(0.4, momentum=0.9)), batch_size=cases.BATCH)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_programs() -> Iterator[None]:
-    """Compiled programs hold memory maps, of which a process has a limited number: leave none behind."""
-    yield
-    jax.clear_caches()
 
 
 def start(policy: Policy, learner: Learner, steps: int = cases.STEPS) -> PyTree:
