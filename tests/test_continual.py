@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import cases
@@ -20,7 +21,7 @@ from olm.continual import experiment
 from olm.continual.experiment import Adam, learner, measure, settings, task, train_sequence
 from olm.continual.merge import ties
 from olm.continual.plan import account, counts, limited, plan, replay_shares, union
-from olm.continual.search import find_schedule, realised, relaxed, settle
+from olm.continual.search import Plain, find_schedule, realised, relaxed, settle
 from olm.errors import DivergenceError, InputError
 from olm.learner import reset_at
 from olm.models.transformer import TransformerConfig
@@ -265,10 +266,13 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(data, tmp_path, monkeypat
         Run.resume(tmp_path / "cut", settings(changed, MODEL, made, Adam()))
 
 
-def test_losses_that_are_not_finite_end_a_run_with_a_reason(data) -> None:
-    made = plan(data[:1], [8], np.full(8, 1e30), batch_size=B)
-    with pytest.raises(DivergenceError, match="lower the learning rate"):
-        train_sequence(data[:1], MODEL, made, key=jax.random.key(0), evaluate_every=4)
+def test_losses_that_are_not_finite_end_a_run_with_a_reason_and_what_was_good_is_kept(data, tmp_path) -> None:
+    made = plan(data[:1], [8], np.r_[np.full(4, 1e-3), np.full(4, 1e30)], batch_size=B)
+    with Run.create(tmp_path / "run", {}) as run, pytest.raises(DivergenceError, match="lower the learning rate"):
+        train_sequence(data[:1], MODEL, made, key=jax.random.key(0), evaluate_every=2, last=1, run=run, save_every=1e9)
+    rows = Run.open(tmp_path / "run").metrics()
+    assert all(np.isfinite(list(row["test"].values())).all() for row in rows) and rows[-1]["step"] >= 4
+    assert (tmp_path / "run" / "state.npz").exists() and not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_model_of_another_vocabulary_or_length_is_refused(data) -> None:
@@ -534,6 +538,26 @@ def test_shares_that_ask_for_more_than_there_is_are_cut_to_it(data) -> None:
         fits = (B * shares.sum(0) <= windows).all()
         assert not fits or np.array_equal(cut, shares)
     assert sizes[2] > total
+
+
+def test_validation_decides_between_plain_runs_and_one_that_diverges_is_no_choice() -> None:
+    plains = [Plain(None, None, None, points) for points in ((), (4,), (4, 2))]  # type: ignore[arg-type]
+    losses = {(): (3.0, 1.0), (4,): None, (4, 2): (1.0, 2.0)}
+
+    def train(plain: Plain) -> Any:
+        if losses[plain.evaluations] is None:
+            raise DivergenceError("too fast")
+        return SimpleNamespace(final={"validation": [np.zeros(2), np.asarray(losses[plain.evaluations])]})
+
+    found: Any = SimpleNamespace(start=plains[0], plains=tuple(plains[1:]), relaxed=SimpleNamespace(weights=(0.25, 0.75)))
+    assert settle(found, train).plain is plains[0]
+    assert settle(found, train).losses == (1.5, np.inf, 1.75)
+    assert settle(found, train, start=False).plain is plains[2]
+    losses[()] = losses[4, 2] = None
+    with pytest.raises(DivergenceError, match="too fast"):
+        settle(found, train)
+    with pytest.raises(InputError, match="nothing to decide between: stopped"):
+        settle(SimpleNamespace(plains=(), solution=SimpleNamespace(message="stopped")), train)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
