@@ -177,6 +177,22 @@ class Bench:
     def replayed(self, share: float, factor: float = 1.0) -> dict[str, Any]:
         return self.continued(f"replay {share:g}, peak × {factor:g}", share, self.rewarmed(factor))
 
+    def scattered(self, share: float, factor: float, times: int = 6) -> dict[str, Any]:
+        """The same plan from starts that differ by 1e-5: how far runs end apart that differ by nothing that matters."""
+
+        def run() -> dict[str, Any]:
+            rates = self.rates(self.rewarmed(factor), self.preset.steps)
+            made = plan(self.pair, [self.preset.steps], rates, batch_size=self.preset.batch, replay=share, first=1)
+            leaves, structure = jax.tree.flatten(self.before[0])
+            ends = []
+            for k in range(times):
+                keys = jax.random.split(jax.random.key(k), len(leaves))
+                near = [x * (1 + 1e-5 * jax.random.normal(key, x.shape)) for x, key in zip(leaves, keys, strict=True)]
+                ends.append(float(self.train(self.pair, made, structure.unflatten(near)).final["test"][-1].mean()))
+            return {"mean losses": ends, "standard deviation": float(np.std(ends, ddof=1))}
+
+        return self.cell(f"scatter, replay {share:g}, peak × {factor:g}", run)
+
     def scratch(self) -> dict[str, Any]:
         """The second dataset alone, from the same start as the first."""
         path = self.folder / "scratch.npz"

@@ -306,6 +306,12 @@ def run_table(name: str, benches: Sequence[Bench], sections: Sequence[str], sear
         told = ("shares", "rates", "history", "mean of", "plain_runs", "plain_seconds", "search_seconds")
         tables["searched"] = [{"seed": b.seed, **{k: b.searched()[k] for k in told}} for b in searched]
         tables["gradients"] = {k: v for k, v in exploding(benches[0]).items() if k not in ("seconds", "commit")}
+        tables["scatter"] = {
+            f"replay 50%, peak × {factor:g}": {
+                k: v for k, v in benches[0].scattered(0.5, factor).items() if k not in ("seconds", "commit")
+            }
+            for factor in (1.0, 2.0)
+        }
         tables["start"] = {
             "shares": [PUBLISHED[benches[0].shift]] * benches[0].preset.steps,
             "rates": benches[0].rates(benches[0].rewarmed(), benches[0].preset.steps).tolist(),

@@ -12,8 +12,8 @@ in benchmarks/results/continual.json). So it goes through the last 30% of the st
 the size of differences, and what holds at the beginning of these holds from the start (`olm.policy.late`). What is found is then
 made plain: shares become whole examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the
 loop that everybody uses, with the same number of tokens processed. Runs at the best rates end some thousandths of a nat apart
-for a change of the last bit, and so gradients and objectives scatter: what is made plain is the mean of the best one, two, … K
-points, and validation decides between these K plain runs and the start's (`settle`).
+for a change of 1e-5 in the start (`scatter` in the same file), and so gradients and objectives scatter: what is made plain is
+the mean of the best one, two, … K points, and validation decides between these K plain runs and the start's (`settle`).
 
 A gradient costs a training run, and 11/3 and more of the last 30%: in products of a layer 3 on the way out and 8 on the way back
 for an example, where training takes 3, and AdamW's own gradient once more. The target is looked at in the last steps alone.
