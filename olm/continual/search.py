@@ -11,7 +11,7 @@ use: at the learning rates that are best training is chaotic, and derivatives th
 in benchmarks/results/continual.json). So it goes through the last 30% of the steps (`olm.adjoint.truncated`), where they are of
 the size of differences, and what holds at the beginning of these holds from the start (`olm.policy.late`). What is found is then
 made plain: shares become whole examples a batch (`olm.continual.plan.counts`), factors rates, and the run is made again by the
-loop that everybody uses, with the same number of tokens processed. Runs at the best rates end some thousandths of a nat apart
+loop that everybody uses, with the same number of tokens processed. Runs at the best rates scatter by up to .004 nats
 for a change of 1e-5 in the start (`scatter` in the same file), and so gradients and objectives scatter: what is made plain is
 the mean of the best one, two, … K points, and validation decides between these K plain runs and the start's (`settle`).
 
