@@ -24,10 +24,10 @@ import cases  # noqa: E402
 import test_schedules as equations  # noqa: E402
 
 import olm  # noqa: E402
-from olm.continual.experiment import Adam, learner  # noqa: E402
 from olm.continual.forecast import choose_share  # noqa: E402
 from olm.continual.plan import account, plan  # noqa: E402
 from olm.continual.search import relaxed  # noqa: E402
+from olm.learner import Adam, adamw  # noqa: E402
 from olm.models.transformer import TransformerConfig  # noqa: E402
 from olm.policy import combined, learning_rate, mixture  # noqa: E402
 from olm.scaling import fit  # noqa: E402
@@ -79,7 +79,7 @@ def gradients() -> list[dict[str, Any]]:
     made = plan(data, [5, 6], np.ones(11), batch_size=4, replay=0.25)
     task = relaxed(data, model, lambda t: 0.02, 6, batch_size=4, replay=0.3, old_weight=0.7, pieces=3, last=4, every=2).task
     weights = jnp.asarray([*[0.0] * 8, 0.25, 0.25, 0.25, 0.25])
-    how, rows = learner(Adam(), 4, made.resets, 0.02), []
+    how, rows = adamw(Adam(), 4, made.resets, 0.02), []
     kinds = {"rate of each step": learning_rate(), "rate at places": learning_rate(pieces=4), "peak": learning_rate(pieces=0)}
     for name, rate in kinds.items():
         policy = combined(mixture((48, 48), 3), rate)

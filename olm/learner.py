@@ -7,8 +7,11 @@ on the value chosen, which is why it is a setting that a run records.
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -19,7 +22,7 @@ from olm.errors import InputError
 from olm.types import Array, Learner, Policy, PyTree, Task, Time
 from olm.weighted import example_losses, weighted_gradient
 
-__all__ = ["batch_size", "check", "check_order", "make_step", "order", "reset_at"]
+__all__ = ["Adam", "adamw", "batch_size", "check", "check_order", "make_step", "order", "reset_at"]
 
 
 def examples(tree: PyTree, name: str = "examples") -> int:
@@ -241,3 +244,65 @@ def make_step(
         return optax.apply_updates(params, updates), state
 
     return step
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW without its learning rate, which is the plan's.
+
+    Attributes:
+      b1, b2: decay of the means of gradients and of squared gradients.
+      eps, eps_root: added outside and under the root; a policy gradient needs ``eps_root`` above 0.
+      weight_decay: times the learning rate at every step.
+      clip: longest gradient; None: no clipping.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    eps_root: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise InputError(f"b1 {self.b1:g}, b2 {self.b2:g}: give numbers from 0 to below 1")
+        if not all(0 <= x < math.inf for x in (self.eps, self.eps_root, self.weight_decay)):
+            raise InputError("eps, eps_root and weight_decay must be 0 or more")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip is {self.clip:g}: give a positive length, or None")
+
+
+@functools.cache
+def adamw(
+    adam: Adam,
+    batch_size: int,
+    resets: tuple[int, ...] = (),
+    schedule: float | optax.Schedule = 1.0,
+    *,
+    frozen: bool = False,
+) -> Learner:
+    """AdamW, of rate 1 if nothing else is said, which a policy's rate scales; its moments start anew before ``resets``.
+
+    Args:
+      adam: its settings.
+      batch_size: B.
+      resets: as in a `Plan`.
+      schedule: the rate that a policy's factor 1 stands for.
+      frozen: parameters are a dictionary, and what lies below its key "frozen" stays as it is.
+
+    Returns:
+      A `Learner`; the same object for equal arguments, so that its programs are compiled once.
+
+    >>> adamw(Adam(), 4) is adamw(Adam(), 4)
+    True
+    """
+    moments = optax.scale_by_adam(adam.b1, adam.b2, adam.eps, adam.eps_root)
+    parts = [reset_at(moments, resets), optax.add_decayed_weights(adam.weight_decay), optax.scale_by_learning_rate(schedule)]
+    if adam.clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(adam.clip))
+    optimiser = optax.chain(*parts)
+    if frozen:
+        kinds = {True: optax.set_to_zero(), False: optimiser}
+        optimiser = optax.multi_transform(kinds, lambda params: {name: name == "frozen" for name in params})
+    return Learner(optimiser, batch_size)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,11 @@ import optax
 from olm import adjoint as adjoints
 from olm import learner as learners
 from olm.adjoint import Adjoint, Inputs, Program, Sweep
-from olm.errors import InputError, check_kinds, check_whole
+from olm.errors import DivergenceError, InputError, check_kinds, check_whole
 from olm.objective import Objective, area
 from olm.policy import join, split
+from olm.progress import Bar
+from olm.records import Run
 from olm.types import Array, Learner, Policy, PyTree, Task
 from olm.weighted import example_losses, mean_loss, recorded_gradient
 
@@ -198,6 +201,97 @@ def walk(loop: Program, arguments: Inputs, carry: PyTree, points: Iterable[int],
             )
             carry, done = _stretch(loop, here, carry), step
         yield point, carry
+
+
+def watch(
+    loop: Program,
+    arguments: Inputs,
+    carry: PyTree,
+    points: Sequence[int],
+    row: Callable[[int, PyTree], dict[str, Any]],
+    *,
+    refuse: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    shown: Callable[[Mapping[str, Any]], Mapping[str, float]] = lambda row: {},
+    run: Run | None = None,
+    identity: Mapping[str, Any] | None = None,
+    save_every: float = 20.0,
+    progress: bool = False,
+) -> tuple[PyTree, list[dict[str, Any]]]:
+    """`walk` to the last of ``points`` with a row of metrics at the start and at each of them, kept in a run folder.
+
+    Args:
+      loop, arguments, carry: of `program` and `inputs`.
+      points: steps after which to look, increasing; the last is where the run ends.
+      row: ``row(step, carry) -> dict``, what to note.
+      refuse: called with each row; raises `DivergenceError` where it is not to be gone on from.
+      shown: the numbers of a row that stand beside the bar.
+      run: an open run folder: metrics and state are written there, and what state it holds is continued.
+      identity: what a saved state has to agree in with this run.
+      save_every: seconds between two states on disk; 0: at every point.
+      progress: show a bar with the time left.
+
+    Returns:
+      (carry, rows), the last good ones: after an interrupt or a divergence they are saved before the exception goes on.
+
+    Raises:
+      InputError: the state is of another run.
+      DivergenceError: as ``refuse`` says.
+
+    No example: see `olm.continual.train_sequence`.
+    """
+    total, identity = int(points[-1]), dict(identity or {})
+    rows: list[dict[str, Any]] = []
+    done = 0
+    if run is not None:
+        if (saved := run.load_state(carry)) is not None:
+            carry, done = jax.tree.map(jnp.asarray, saved[0]), _step_of(run, saved[1], identity)
+            run.truncate_metrics(int(saved[1]["rows"]))
+            rows = run.metrics()
+        else:
+            run.truncate_metrics(0)
+        run.begin()
+
+    def note(step: int, carry: PyTree) -> None:
+        rows.append(row(step, carry))
+        if run is not None:
+            run.append_metrics(rows[-1])
+        refuse(rows[-1])
+
+    def save(carry: PyTree, step: int, rows: int) -> None:
+        if run is not None:
+            run.save_state(carry, {"step": step, "rows": rows, **identity})
+
+    bar = Bar(total, done, on=progress, unit="step", name="train")
+    saved_at = time.monotonic()
+    try:
+        if not rows:
+            note(0, carry)
+        good = carry, done, len(rows)
+        try:
+            for step, after in walk(loop, arguments, carry, [point for point in points if point > done], done):
+                note(step, after)
+                good = after, step, len(rows)
+                bar.show(step, shown(rows[-1]))
+                if time.monotonic() - saved_at >= save_every or step == total:
+                    save(*good)
+                    saved_at = time.monotonic()
+        except (KeyboardInterrupt, DivergenceError):
+            if run is not None:
+                run.truncate_metrics(good[2])
+            save(*good)
+            raise
+    finally:
+        bar.close()
+    return good[0], rows[: good[2]]
+
+
+def _step_of(run: Run, meta: Mapping[str, Any], identity: Mapping[str, Any]) -> int:
+    if not all(isinstance(meta.get(name), int) for name in ("step", "rows")):
+        raise InputError(f"{run.path}/state.npz is not the state of a training run: start in another folder")
+    for name, value in identity.items():
+        if meta.get(name) != value:
+            raise InputError(f"{run.path}/state.npz belongs to a run with another {name}: start in another folder")
+    return int(meta["step"])
 
 
 def train(

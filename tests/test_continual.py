@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import olm
 from olm import schedules
 from olm.continual import experiment
-from olm.continual.experiment import Adam, learner, measure, settings, task, train_sequence
+from olm.continual.experiment import measure, settings, task, train_sequence
 from olm.continual.merge import ties
 from olm.continual.plan import account, counts, limited, plan, replay_shares, union
 from olm.continual.search import Plain, find_schedule, realised, relaxed, settle
 from olm.errors import DivergenceError, InputError
-from olm.learner import reset_at
+from olm.learner import Adam, adamw, reset_at
 from olm.models.transformer import TransformerConfig
 from olm.policy import combined, late, learning_rate, mixture
 from olm.records import Run
@@ -177,7 +177,7 @@ def test_a_sequence_is_the_cores_training_with_an_order_and_rates(data) -> None:
     made = plan(data[:2], [7, 6], rates, batch_size=B, replay=0.25)
     key = jax.random.key(1)
     run = train_sequence(data[:2], MODEL, made, key=key, evaluate_every=4, last=5)
-    whole, how = task(data[:2], MODEL), learner(Adam(), B, made.resets)
+    whole, how = task(data[:2], MODEL), adamw(Adam(), B, made.resets)
 
     def ends(order: np.ndarray) -> Any:
         phi = jnp.asarray(rates, jnp.float32)
@@ -338,7 +338,7 @@ def test_gradients_of_the_final_losses_reach_shares_rates_and_peak_through_the_w
         (learning_rate(pieces=4), [(1, 0), (1, 3)]),
     ):
         policy = combined(mixture(sizes, 3), rate)
-        how = learner(Adam(), B, made.resets, 0.02)
+        how = adamw(Adam(), B, made.resets, 0.02)
         _, factors = policy.init(11, sum(sizes), B)
         phi = (jnp.asarray([[0.3, 0.7], [0.2, 0.8], [0.45, 0.55]]), jnp.linspace(0.5, 1.2, factors.size))
         arguments = {"steps": 11, "key": jax.random.key(0), "order": made.order, "objective": objective}

@@ -15,8 +15,8 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from olm import schedules
 from olm.cli.tasks import count, none_means
-from olm.continual.experiment import Adam
 from olm.errors import InputError
+from olm.learner import Adam
 from olm.models.transformer import TransformerConfig
 from olm.tasks import sequence
 from olm.tasks.sequence import Dataset

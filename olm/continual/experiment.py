@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,75 +20,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from olm import policy as policies
 from olm.continual.plan import Plan, account
 from olm.errors import DivergenceError, InputError, check_whole
-from olm.learner import reset_at
+from olm.learner import Adam, adamw
 from olm.models import transformer
 from olm.models.transformer import TransformerConfig
-from olm.progress import Bar
 from olm.records import Run, versions
 from olm.records import fingerprint as fingerprint_of
 from olm.tasks.sequence import Dataset, check, fingerprint
-from olm.train import inputs, program, walk
-from olm.types import Array, Learner, PyTree, Task
+from olm.train import inputs, program, watch
+from olm.types import Array, PyTree, Task
 
-__all__ = ["Adam", "Trajectory", "evaluator", "learner", "measure", "settings", "task", "train_sequence"]
-
-
-@dataclass(frozen=True)
-class Adam:
-    """AdamW without its learning rate, which is the plan's.
-
-    Attributes:
-      b1, b2: decay of the means of gradients and of squared gradients.
-      eps, eps_root: added outside and under the root; a policy gradient needs ``eps_root`` above 0.
-      weight_decay: times the learning rate at every step.
-      clip: longest gradient; None: no clipping.
-    """
-
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    eps_root: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-            raise InputError(f"b1 {self.b1:g}, b2 {self.b2:g}: give numbers from 0 to below 1")
-        if not all(0 <= x < math.inf for x in (self.eps, self.eps_root, self.weight_decay)):
-            raise InputError("eps, eps_root and weight_decay must be 0 or more")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"clip is {self.clip:g}: give a positive length, or None")
+__all__ = ["Trajectory", "evaluator", "measure", "settings", "task", "train_sequence"]
 
 
-@functools.cache
-def learner(adam: Adam, batch_size: int, resets: tuple[int, ...] = (), schedule: float | optax.Schedule = 1.0) -> Learner:
-    """AdamW, of rate 1 if nothing else is said, which a policy's rate scales; its moments start anew before ``resets``.
-
-    Args:
-      adam: its settings.
-      batch_size: B.
-      resets: as in a `Plan`.
-      schedule: the rate that a policy's factor 1 stands for.
-
-    Returns:
-      A `Learner`; the same object for equal arguments, so that its programs are compiled once.
-
-    >>> learner(Adam(), 4) is learner(Adam(), 4)
-    True
-    """
-    moments = optax.scale_by_adam(adam.b1, adam.b2, adam.eps, adam.eps_root)
-    parts = [reset_at(moments, resets), optax.add_decayed_weights(adam.weight_decay), optax.scale_by_learning_rate(schedule)]
-    if adam.clip is not None:
-        parts.insert(0, optax.clip_by_global_norm(adam.clip))
-    return Learner(optax.chain(*parts), batch_size)
-
-
-@functools.cache
 def _functions(model: TransformerConfig) -> tuple[Any, Any]:
     return transformer.init(model), transformer.per_sequence_losses(model)
 
@@ -240,7 +186,7 @@ def settings(datasets: Sequence[Dataset], model: TransformerConfig, made: Plan, 
             "new": list(made.new),
             "resets": list(made.resets),
             "batch_size": int(made.order.shape[1]),
-            "fingerprint": _identity(made),
+            "fingerprint": fingerprint_of((made.order, made.rates))[:16],
         },
         "data": {"names": [one.name for one in datasets], "fingerprint": fingerprint(datasets)},
         **more,
@@ -300,7 +246,7 @@ def train_sequence(
     accounted = account(made, datasets)
     total, batch = made.order.shape
     whole = task(datasets, model)
-    policy, how = policies.learning_rate(), learner(adam, batch, made.resets)
+    policy, how = policies.learning_rate(), adamw(adam, batch, made.resets)
     rates = jnp.asarray(made.rates, jnp.result_type(float))
     arguments, carry = inputs(whole, how, policy, rates, total, key, order=made.order, params=params)
     loop = program(whole, how, policy, total)
@@ -321,69 +267,30 @@ def train_sequence(
             **{part: {one.name: float(x) for one, x in zip(datasets, found, strict=True)} for part, found in losses.items()},
         }
 
-    rows: list[dict[str, Any]] = []
-    done, identity = 0, _identity(made)
-    if run is not None:
-        if (saved := run.load_state(carry)) is not None:
-            carry, done = jax.tree.map(jnp.asarray, saved[0]), _step_of(run, saved[1], identity)
-            run.truncate_metrics(int(saved[1]["rows"]))
-            rows = run.metrics()
-        else:
-            run.truncate_metrics(0)
-        run.begin()
-
-    def note(step: int, carry: PyTree) -> None:
-        rows.append(row(step, carry))
-        if run is not None:
-            run.append_metrics(rows[-1])
-        bad = [name for name, loss in rows[-1]["test"].items() if not math.isfinite(loss)]
+    def refuse(row: Mapping[str, Any]) -> None:
+        bad = [name for name, loss in row["test"].items() if not math.isfinite(loss)]
         if bad:
             raise DivergenceError(
-                f"the loss of {bad[0]} is not finite after step {step}: lower the learning rate, or clip gradients"
+                f"the loss of {bad[0]} is not finite after step {row['step']}: lower the learning rate, or clip gradients"
             )
 
-    bar = Bar(total, done, on=progress, unit="step", name="train")
-    saved_at = time.monotonic()
-    try:
-        if not rows:
-            note(0, carry)
-        good = carry, done, len(rows)
-        try:
-            for step, after in walk(loop, arguments, carry, points[points > done], done):
-                note(step, after)
-                good = after, step, len(rows)
-                bar.show(step, rows[-1]["validation"])
-                if run is not None and (time.monotonic() - saved_at >= save_every or step == total):
-                    _save(run, *good, identity)
-                    saved_at = time.monotonic()
-        except (KeyboardInterrupt, DivergenceError):
-            if run is not None:
-                run.truncate_metrics(good[2])
-                _save(run, *good, identity)
-            raise
-    finally:
-        bar.close()
-    carry = good[0]
+    carry, rows = watch(
+        loop,
+        arguments,
+        carry,
+        points,
+        row,
+        refuse=refuse,
+        shown=lambda row: row["validation"],
+        run=run,
+        identity={"plan": fingerprint_of((made.order, made.rates))[:16]},
+        save_every=save_every,
+        progress=progress,
+    )
     trajectory = _trajectory(datasets, made, rows, last, accounted, carry[0])
     if run is not None:
         _write(run, trajectory, before)
     return trajectory
-
-
-def _identity(made: Plan) -> str:
-    return fingerprint_of((made.order, made.rates))[:16]
-
-
-def _save(run: Run, carry: PyTree, step: int, rows: int, identity: str) -> None:
-    run.save_state(carry, {"step": step, "rows": rows, "plan": identity})
-
-
-def _step_of(run: Run, meta: Mapping[str, Any], identity: str) -> int:
-    if not all(isinstance(meta.get(name), int) for name in ("step", "rows")):
-        raise InputError(f"{run.path}/state.npz is not the state of a continual run: start in another folder")
-    if meta.get("plan") != identity:
-        raise InputError(f"{run.path}/state.npz belongs to another plan of shares and rates: start in another folder")
-    return int(meta["step"])
 
 
 def _trajectory(

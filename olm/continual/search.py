@@ -31,9 +31,10 @@ import numpy as np
 import optax
 
 from olm.adjoint import truncated
-from olm.continual.experiment import Adam, Trajectory, learner, task
+from olm.continual.experiment import Trajectory, task
 from olm.continual.plan import Plan, limited, plan, replay_shares
 from olm.errors import DivergenceError, InputError, check_number, check_whole
+from olm.learner import Adam, adamw
 from olm.models.transformer import TransformerConfig
 from olm.objective import Objective, weighted
 from olm.policy import combined, late, late_steps, learning_rate, mixture
@@ -207,7 +208,7 @@ def relaxed(
     at[steps - np.arange(0, min(last, steps), every)] = 1
     return Relaxed(
         whole._replace(target=_target(datasets, parts), target_losses=target_losses),
-        learner(adam, batch_size, (), schedule),
+        adamw(adam, batch_size, (), schedule),
         policy,
         phi,
         fixed.order,
