@@ -9,7 +9,7 @@ Searching a policy needs the derivative of a gradient along a direction (forward
 cross-entropy therefore carry their own derivative rules, a few products each, in place of those of exp, max and log; attention is
 plain products, since fused kernels have no such derivative.
 
-Not done: key-value caches, dropout, tied weights, grouped heads, other positions than learned ones.
+Not done: dropout, tied weights, grouped heads, other positions than learned ones, rows of a cache at different positions.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
-from olm.errors import InputError
+from olm.errors import InputError, check_whole
 from olm.types import Array, PyTree
 
 
@@ -77,6 +78,7 @@ class TransformerConfig:
 
 PAPER = TransformerConfig(vocabulary=5000, length=64, width=128, layers=2, heads=8)
 CPU = TransformerConfig()
+MATRICES = ("qkv", "out", "up", "down", "head")  # what inputs are multiplied by: the parameters that may have adapters
 
 
 @jax.custom_jvp
@@ -94,9 +96,12 @@ def causal_softmax(scores: Array) -> Array:
       >>> causal_softmax(jnp.zeros((2, 2))).tolist()
       [[1.0, 0.0], [0.5, 0.5]]
     """
-    queries, keys = scores.shape[-2:]
+    return _softmax(_without_later(scores, scores.shape[-1] - scores.shape[-2]))
+
+
+def _without_later(scores: Array, start: int | Array) -> Array:
     query, key = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-    return _softmax(jnp.where(key <= query + (keys - queries), scores, jnp.finfo(scores.dtype).min))
+    return jnp.where(key <= query + start, scores, jnp.finfo(scores.dtype).min)
 
 
 @jax.custom_jvp
@@ -124,7 +129,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return y, _softmax_tangent(y, *tangents)
 
 
-def causal_attention(q_BxLxHxd: Array, k_BxLxHxd: Array, v_BxLxHxd: Array) -> Array:
+def causal_attention(q_BxLxHxd: Array, k_BxLxHxd: Array, v_BxLxHxd: Array, start: Array | None = None) -> Array:
     """Values mixed by the causal softmax of scores ⟨q, k⟩, ``[B, L, H, d]``.
 
     From 32 positions on, the first half of the queries meets only the first half of the keys: the scores left out, a quarter,
@@ -132,9 +137,10 @@ def causal_attention(q_BxLxHxd: Array, k_BxLxHxd: Array, v_BxLxHxd: Array) -> Ar
 
     Args:
       q_BxLxHxd, k_BxLxHxd, v_BxLxHxd: queries (scaled), keys and values.
+      start: position of the first query, where queries may be fewer than keys. None: as many queries as keys.
 
     Returns:
-      [B, L, H, d].
+      [B, L, H, d], or [B, Q, H, d] of Q queries.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,10 +151,11 @@ def causal_attention(q_BxLxHxd: Array, k_BxLxHxd: Array, v_BxLxHxd: Array) -> Ar
 
     def mix(queries: slice, keys: slice) -> Array:
         scores_BxHxQxL = jnp.einsum("bqhd,bkhd->bhqk", q_BxLxHxd[:, queries], k_BxLxHxd[:, keys])
-        return jnp.einsum("bhqk,bkhd->bqhd", causal_softmax(scores_BxHxQxL), v_BxLxHxd[:, keys])
+        weights_BxHxQxL = causal_softmax(scores_BxHxQxL) if start is None else _softmax(_without_later(scores_BxHxQxL, start))
+        return jnp.einsum("bhqk,bkhd->bqhd", weights_BxHxQxL, v_BxLxHxd[:, keys])
 
     everything, half = slice(None), q_BxLxHxd.shape[1] // 2
-    if half < 16:
+    if start is not None or half < 16:
         return mix(everything, everything)
     return jnp.concatenate([mix(slice(half), slice(half)), mix(slice(half, None), everything)], axis=1)
 
@@ -190,6 +197,7 @@ class Transformer(nn.Module):
 
     Attributes:
       config: sizes.
+      headless: True: the last hidden states, ``[B, L, D]``, which the head would multiply, without a parameter "head".
       parent, name: linen's own.
 
     Example:
@@ -204,22 +212,54 @@ class Transformer(nn.Module):
     """
 
     config: TransformerConfig
+    headless: bool = False
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Array, *, extra: Array | None = None, prefix: Array | None = None) -> Array:
         c = self.config
-        length = tokens.shape[-1]
-        if length > c.length:
-            raise InputError(f"sequences of {length} inputs exceed the model's length {c.length}: shorten them or raise length")
-        embedding_VxD = self.param("embedding", _embedding(c), (c.vocabulary, c.width))
-        position_LxD = self.param("position", _embedding(c), (c.length, c.width))
+        position_B = self.get_variable("cache", "position") if self.has_variable("cache", "position") else None
+        x_BxLxD = self._embedded(tokens, extra, prefix, position_B)
+        start, length = None if position_B is None else position_B[0], x_BxLxD.shape[-2]
         # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to
         # form the gradient of a weight, which takes a good part of the gradient's time.
-        x_PxD = (embedding_VxD[tokens] + position_LxD[:length]).reshape(-1, c.width)
+        x_PxD = x_BxLxD.reshape(-1, c.width)
         for layer in range(c.layers):
-            x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length)
-        logits_PxV = RMSNorm(name="norm")(x_PxD) @ self.param("head", _linear(c), (c.width, c.vocabulary))
-        return logits_PxV.reshape(*tokens.shape, c.vocabulary)
+            x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length, start)
+        if position_B is not None:
+            self.put_variable("cache", "position", position_B + length)
+        if prefix is not None:
+            x_PxD = x_PxD.reshape(x_BxLxD.shape)[..., len(prefix) :, :].reshape(-1, c.width)
+        x_PxD = RMSNorm(name="norm")(x_PxD)
+        outputs = x_PxD if self.headless else _product(self, "head", x_PxD, c.vocabulary)
+        return outputs.reshape(*tokens.shape, outputs.shape[-1])
+
+    def _embedded(self, tokens: Array, extra: Array | None, prefix: Array | None, position_B: Array | None) -> Array:
+        """What the first block reads, [B, K + L, D]: prefix and tokens, each with its position's vector."""
+        c = self.config
+        if extra is not None and extra.shape != (*tokens.shape, c.width):
+            raise InputError(f"extra has shape {extra.shape}: give a vector for each token, {(*tokens.shape, c.width)}")
+        if prefix is not None and (prefix.ndim != 2 or prefix.shape[1] != c.width):
+            raise InputError(f"prefix has shape {prefix.shape}: give K vectors of the model's width, (K, {c.width})")
+        length = total = tokens.shape[-1] + (0 if prefix is None else len(prefix))
+        if position_B is not None and position_B.shape != tokens.shape[:-1]:
+            raise InputError(f"tokens have shape {tokens.shape}: give one row for each of the cache's {len(position_B)}")
+        if position_B is not None and not isinstance(position_B, jax.core.Tracer):
+            total += int(position_B.max())
+            if (position_B != total - length).any():
+                raise InputError(f"rows of the cache are at positions {position_B.tolist()}: advance unequal ones separately")
+        if total > c.length:
+            raise InputError(f"sequences of {total} inputs exceed the model's length {c.length}: shorten them or raise length")
+        embedding_VxD = self.param("embedding", _embedding(c), (c.vocabulary, c.width))
+        position_LxD = self.param("position", _embedding(c), (c.length, c.width))
+        x_BxLxD = embedding_VxD[tokens] if extra is None else embedding_VxD[tokens] + extra
+        if prefix is not None:
+            x_BxLxD = jnp.concatenate([jnp.broadcast_to(prefix, (*tokens.shape[:-1], *prefix.shape)), x_BxLxD], axis=-2)
+        if position_B is None:
+            return x_BxLxD + position_LxD[:length]
+        # XLA moves slices that start too late. Such rows, and those that are not where the first one is, are made to show it.
+        places_LxD = jax.lax.dynamic_slice_in_dim(position_LxD, position_B[0], length)
+        right_B = (position_B == position_B[0]) & (position_B + length <= c.length)
+        return x_BxLxD + jnp.where(right_B[:, None, None], places_LxD, jnp.nan)
 
 
 class Block(nn.Module):
@@ -235,17 +275,36 @@ class Block(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_PxD: Array, length: int) -> Array:
+    def __call__(self, x_PxD: Array, length: int, start: Array | None = None) -> Array:
         c = self.config
-        heads, wide = (-1, length, c.heads, c.width // c.heads), c.mlp_ratio * c.width
+        heads = (-1, length, c.heads, c.width // c.heads)
         # One product for queries, keys and values: large matrices are what every device is fast at.
-        qkv_Px3D = RMSNorm(name="norm_attention")(x_PxD) @ self.param("qkv", _linear(c), (c.width, 3 * c.width))
+        qkv_Px3D = _product(self, "qkv", RMSNorm(name="norm_attention")(x_PxD), 3 * c.width)
         q_BxLxHxd, k_BxLxHxd, v_BxLxHxd = (part.reshape(heads) for part in jnp.split(qkv_Px3D, 3, axis=-1))
         scale = 1.0 / math.sqrt(c.width if c.score_scale == "width" else c.width // c.heads)
-        mixed_PxD = causal_attention(q_BxLxHxd * scale, k_BxLxHxd, v_BxLxHxd).reshape(x_PxD.shape)
-        x_PxD = x_PxD + mixed_PxD @ self.param("out", _linear(c, residual=True), (c.width, c.width))
-        hidden = nn.relu(RMSNorm(name="norm_mlp")(x_PxD) @ self.param("up", _linear(c), (c.width, wide)))
-        return x_PxD + hidden @ self.param("down", _linear(c, residual=True), (wide, c.width))
+        if start is not None:
+            k_BxLxHxd, v_BxLxHxd = (self._remembered(*pair, start) for pair in (("keys", k_BxLxHxd), ("values", v_BxLxHxd)))
+        mixed_PxD = causal_attention(q_BxLxHxd * scale, k_BxLxHxd, v_BxLxHxd, start).reshape(x_PxD.shape)
+        x_PxD = x_PxD + _product(self, "out", mixed_PxD, c.width, residual=True)
+        hidden = nn.relu(_product(self, "up", RMSNorm(name="norm_mlp")(x_PxD), c.mlp_ratio * c.width))
+        return x_PxD + _product(self, "down", hidden, c.width, residual=True)
+
+    def _remembered(self, name: str, new_BxQxHxd: Array, start: Array) -> Array:
+        """The cache's keys or values with the new ones put in from position ``start`` on."""
+        # Heads come first in memory: otherwise products with one query take twice as long or more on CPU.
+        past, new_BxHxQxd = self.variables["cache"][name], new_BxQxHxd.swapaxes(1, 2)
+        every_BxHxLxd = jax.lax.dynamic_update_slice_in_dim(past, new_BxHxQxd, start, axis=2)
+        self.put_variable("cache", name, every_BxHxLxd)
+        return every_BxHxLxd.swapaxes(1, 2)
+
+
+def _product(module: Transformer | Block, name: str, x_PxD: Array, width: int, *, residual: bool = False) -> Array:
+    """x·W with the module's parameter W of this name, and + (x·A)·B where the collection "lora" has a pair for it."""
+    product = x_PxD @ module.param(name, _linear(module.config, residual=residual), (x_PxD.shape[-1], width))
+    if module.has_variable("lora", name):
+        a, b = module.variables["lora"][name]
+        product = product + (x_PxD @ a) @ b
+    return product
 
 
 class RMSNorm(nn.Module):
@@ -305,25 +364,125 @@ def init(config: TransformerConfig) -> Callable[[Array], PyTree]:
     return jax.jit(lambda key: module.init(key, jnp.zeros((1, config.length), jnp.int32))["params"])
 
 
-def logits(config: TransformerConfig) -> Callable[[PyTree, Array], Array]:
+def init_body(config: TransformerConfig) -> Callable[[Array], PyTree]:
+    """How the parameters start without "head", for callers that put another head on `hidden`.
+
+    Args:
+      config: sizes; ``vocabulary`` then counts input symbols only.
+
+    Returns:
+      ``key -> params`` as from `init`, the same numbers for the same key, without ``params["head"]``.
+
+    No example: in `hidden`.
+    """
+    return jax.jit(lambda key: {name: leaf for name, leaf in init(config)(key).items() if name != "head"})
+
+
+def logits(config: TransformerConfig) -> Callable[..., Array]:
     """Scores of the next token at every position; position l sees tokens 0 … l only.
 
     Args:
       config: sizes.
 
     Returns:
-      ``(params, tokens [B, L] of integers) -> [B, L, V]``; L may be less than ``config.length``.
+      ``(params, tokens [B, L] of integers, *, adapters=None, extra=None, prefix=None) -> [B, L, V]``; L may be less than
+      ``config.length``. ``adapters`` from `olm.models.lora.scaled` change matrices. ``extra`` [B, L, D] is added to the tokens'
+      embeddings. ``prefix`` [K, D], a learned prompt (arXiv 2104.08691), takes positions before them; outputs are the tokens'.
 
     Raises:
-      InputError: when called with sequences longer than ``config.length``.
+      InputError: when called with sequences longer than ``config.length``, another shape, or adapters of unknown matrices.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> jax.jit(logits(CPU))(init(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
       (2, 5, 256)
     """
-    module = Transformer(config)
-    return lambda params, tokens: module.apply({"params": params}, tokens)
+    return _function(Transformer(config))
+
+
+def hidden(config: TransformerConfig) -> Callable[..., Array]:
+    """The last hidden states, after the final norm: `logits` are these times ``params["head"]``.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      As `logits`, but [B, L, D]; parameters of `init_body` will do.
+
+    Raises:
+      InputError: as `logits`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jax.jit(hidden(CPU))(init_body(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
+      (2, 5, 32)
+    """
+    return _function(Transformer(config, headless=True))
+
+
+def start(config: TransformerConfig, batch: int) -> PyTree:
+    """An empty memory of keys and values, which `advance` fills.
+
+    Args:
+      config: sizes.
+      batch: B, number of sequences.
+
+    Returns:
+      ``{"position": [B] int32, "block_0": {"keys", "values": [B, H, config.length, d]}, …}``, zeros in JAX's default float.
+      ``jax.tree.map(lambda leaf: leaf[index], cache)`` reorders, repeats or drops sequences; all are at the same position.
+
+    Raises:
+      InputError: a batch below 1.
+
+    Example:
+      >>> start(CPU, batch=3)["block_1"]["keys"].shape
+      (3, 4, 16, 8)
+    """
+    shape = (check_whole("batch", batch, least=1), config.heads, config.length, config.width // config.heads)
+    blocks = {f"block_{n}": {name: jnp.zeros(shape) for name in ("keys", "values")} for n in range(config.layers)}
+    return {"position": jnp.zeros(batch, jnp.int32), **blocks}
+
+
+def advance(config: TransformerConfig, *, headless: bool = False) -> Callable[..., tuple[PyTree, Array]]:
+    """Logits of Q more tokens of every sequence from remembered keys and values, those of `logits` at these positions.
+
+    Args:
+      config: sizes.
+      headless: return hidden states [B, Q, D] instead, those of `hidden`.
+
+    Returns:
+      ``(params, cache, tokens [B, Q], *, adapters=None, extra=None, prefix=None) -> (cache, [B, Q, V])``, else as `logits`; a
+      prefix goes with the first tokens only. The cache can be the carry of a scan. In a compiled program, running beyond
+      ``config.length`` cannot raise: all outputs are nan from that call on, as are those of rows at another place than the first.
+
+    Raises:
+      InputError: as `logits`; outside of compiled programs also beyond ``config.length`` and for rows at unequal positions.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> params, tokens = init(CPU)(jax.random.key(0)), jnp.array([[1, 2, 3]])
+      >>> cache, _ = jax.jit(advance(CPU))(params, start(CPU, batch=1), tokens[:, :2])
+      >>> cache, last = jax.jit(advance(CPU))(params, cache, tokens[:, 2:])
+      >>> bool(jnp.allclose(last[:, 0], jax.jit(logits(CPU))(params, tokens)[:, 2], atol=1e-5))
+      True
+    """
+    apply = _function(Transformer(config, headless=headless))
+    return lambda params, cache, tokens, **inputs: apply(params, tokens, cache=cache, **inputs)
+
+
+def _function(module: Transformer) -> Callable[..., Any]:
+    def apply(params: PyTree, tokens: Array, *, adapters: PyTree = None, cache: PyTree = None, **inputs: Any) -> Any:
+        variables = {"params": params}
+        if adapters is not None:
+            if unknown := flatten_dict(adapters).keys() - {path for path in flatten_dict(params) if path[-1] in MATRICES}:
+                raise InputError(f"the model has no matrix {'/'.join(min(unknown))}: give adapters made for its parameters")
+            variables["lora"] = adapters
+        if cache is None:
+            return module.apply(variables, tokens, **inputs)
+        outputs, state = module.apply({**variables, "cache": cache}, tokens, mutable=["cache"], **inputs)
+        return state["cache"], outputs
+
+    return apply
 
 
 def per_sequence_losses(config: TransformerConfig) -> Callable[[PyTree, PyTree], Array]:
