@@ -42,6 +42,40 @@ class Tokenizer(NamedTuple):
     saved: str
 
 
+def read_text(file: str | PathLike[str]) -> str:
+    """Reads a UTF-8 file.
+
+    Args:
+      file: path.
+
+    Returns:
+      The text, without a byte order mark, lines ended by \\n.
+
+    Raises:
+      InputError: a file that is missing, unreadable, empty, or not UTF-8 (with the offset of the first bad byte).
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+      >>> _ = path.write_bytes(b"One line.\\r\\n")
+      >>> read_text(path)
+      'One line.\\n'
+    """
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from None
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        # A byte order mark is not counted by the decoder's offset.
+        offset = error.start + 3 * data.startswith(b"\xef\xbb\xbf")
+        raise InputError(f"{file} is not UTF-8: byte {offset} is 0x{data[offset]:02x}; convert the file to UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{file} is empty: give a file with text")
+    return text
+
+
 def read_documents(files: Sequence[str | PathLike[str]], split: Split = "paragraphs") -> list[str]:
     """Reads UTF-8 files and cuts them into documents.
 
@@ -68,18 +102,7 @@ def read_documents(files: Sequence[str | PathLike[str]], split: Split = "paragra
         raise InputError("no text files were given: name at least one")
     documents = []
     for file in files:
-        try:
-            data = Path(file).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror or error}") from None
-        try:
-            text = data.decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            # A byte order mark is not counted by the decoder's offset.
-            offset = error.start + 3 * data.startswith(b"\xef\xbb\xbf")
-            raise InputError(f"{file} is not UTF-8: byte {offset} is 0x{data[offset]:02x}; convert the file to UTF-8") from None
-        if not text.strip():
-            raise InputError(f"{file} is empty: give a file with text")
+        text = read_text(file)
         separator = _SEPARATOR[split]
         pieces = [text] if separator is None else re.split(separator, text)
         documents += [piece.strip("\n") for piece in pieces if piece.strip()]

@@ -1,0 +1,1 @@
+"""Controlled generation: automata, the exact posterior, NADO and DiNADO, decoding."""
