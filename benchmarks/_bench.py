@@ -8,6 +8,8 @@ compared pair by pair, so that a slow minute of the machine falls on both. No te
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -99,6 +101,25 @@ def save(name: str, payload: Mapping[str, Any], args: argparse.Namespace | None 
         temporary.unlink(missing_ok=True)
     print(f"wrote {os.path.relpath(path)}")
     return path
+
+
+def kept_below(folder: Path, preset: Any) -> Path:
+    """Where the runs of a preset, a dataclass, are kept: those of another one are never read for it."""
+    text = json.dumps(dataclasses.asdict(preset), sort_keys=True)
+    return folder / hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def cell(path: Path, label: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """A finished run from its file, or run now and written to it, atomically, with its seconds and commit."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = time.monotonic()
+        record = {**run(), "seconds": time.monotonic() - begun, "commit": environment()["commit"]}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(temporary, path)
+        print(f"{label}, {time.monotonic() - begun:.1f} s", flush=True)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from olm.continual.merge import ties
 from olm.continual.plan import Plan, plan, union
 from olm.continual.search import Plain, find_schedule, relaxed, settle
 from olm.models.transformer import TransformerConfig
-from olm.records import load_arrays, save_arrays, write_json
+from olm.records import load_arrays, save_arrays
 from olm.tasks import sequence
 
 PUBLISHED = {"weak": 0.05, "strong": 0.25}  # the paper's advice
@@ -66,18 +64,12 @@ QUICK = Preset(
 )  # fmt: skip
 
 
-def kept_below(folder: Path, preset: Preset) -> Path:
-    """Where the runs of a preset are kept: those of another one are never read for it."""
-    text = json.dumps(asdict(preset), sort_keys=True)
-    return folder / hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 class Bench:
     """One (source, shift, size, seed): its data, model and finished runs."""
 
     def __init__(self, preset: Preset, folder: Path, source: str, shift: str, size: str, seed: int):
         self.preset, self.source, self.shift, self.seed, self.size = preset, source, shift, seed, size
-        self.folder = kept_below(folder, preset) / source / shift / size / f"seed-{seed}"
+        self.folder = _bench.kept_below(folder, preset) / source / shift / size / f"seed-{seed}"
         self.shape = dict(preset.sizes)[size]
 
     @functools.cached_property
@@ -128,16 +120,8 @@ class Bench:
 
     def cell(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A finished run from its file, or run now and written to it."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            begun = time.monotonic()
-            found = run()
-            write_json(path, {**found, "seconds": time.monotonic() - begun, "commit": _bench.environment()["commit"]})
-            print(
-                f"{self.source} {self.shift} {self.size} seed {self.seed}: {name}, {time.monotonic() - begun:.1f} s", flush=True
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
+        label = f"{self.source} {self.shift} {self.size} seed {self.seed}: {name}"
+        return _bench.cell(self.folder / f"{name}.json", label, run)
 
     @functools.cached_property
     def before(self) -> Any:
