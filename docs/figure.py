@@ -8,6 +8,7 @@
 - `scaling_improvement`: the scaling law of uniform weights and of the found policy at every rung of the ladder, in both claims.
 - `law_language`: weights and contributions of clean and corrupted examples along the run.
 - `continual_*`: replay shares, published statements and searched schedules of continual pre-training.
+- `control_*`: how far methods of controlled generation are from the posterior, by the constraint's rate and by number of samples.
 - `policies_compared_*`: the area ratio of every policy beside what it cost.
 """
 
@@ -24,6 +25,7 @@ import optax
 
 import olm
 from olm import plots
+from olm.plots.control import divergences, sample_efficiency
 from olm.plots.law import by_group
 from olm.plots.scaling import improvement
 from olm.search import best_rates
@@ -191,6 +193,31 @@ def continual_tables(tables: dict[str, Any]) -> None:
         keep(figure, "continual_same")
 
 
+def control() -> None:
+    """KL(q* ‖ q) of every method against R(x), and against the number of samples."""
+    summary = record("control")["summary"]
+
+    def intervals(cells: list[dict[str, Any]]) -> np.ndarray:
+        """(mean, low, high) of each cell's divergence, NaN where a run has none."""
+        found = [[cell.get("kl", {}).get(part) for part in ("mean", "low", "high")] for cell in cells]
+        return np.array(found, np.float64)
+
+    with plots.style():
+        groups = {name: cells for name, cells in summary.items() if name.startswith("sparse-")}
+        names = [name for name in next(iter(groups.values())) if all("kl" in cells.get(name, {}) for cells in groups.values())]
+        tables = {name: intervals([cells[name] for cells in groups.values()]) for name in names if name != "base"}
+        ax = plots.new_figure(9.0, 4.8)
+        divergences([cells["task"]["rate"]["mean"] for cells in groups.values()], tables, ax)
+        keep(ax.figure, "control_rates")
+        budget = summary["budget"]
+        sizes = sorted({int(name.rsplit(", ", 1)[1]) for name in budget if name != "task"})
+        methods = dict.fromkeys(name.rsplit(", ", 1)[0] for name in budget if name != "task")
+        ax = plots.new_figure(8.0, 4.2)
+        tables = {name: intervals([budget.get(f"{name}, {n}", {}) for n in sizes]) for name in methods}
+        sample_efficiency(sizes, tables, ax, base=float(-np.log(budget["task"]["rate"]["mean"])))
+        keep(ax.figure, "control_samples")
+
+
 def main() -> None:
     """Draw what was asked for."""
     if sys.argv[1:] not in ([], ["--recorded"]):
@@ -202,6 +229,8 @@ def main() -> None:
     for path in sorted((ROOT / "benchmarks" / "results").glob("policies_compared_*.json")):
         policies_compared(path.stem.removeprefix("policies_compared_"))
     continual()
+    if (ROOT / "benchmarks" / "results" / "control.json").exists():
+        control()
 
 
 if __name__ == "__main__":

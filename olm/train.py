@@ -207,7 +207,7 @@ def watch(
     loop: Program,
     arguments: Inputs,
     carry: PyTree,
-    points: Sequence[int],
+    points: Sequence[int] | np.ndarray,
     row: Callable[[int, PyTree], dict[str, Any]],
     *,
     refuse: Callable[[Mapping[str, Any]], None] = lambda row: None,

@@ -1,0 +1,214 @@
+"""CommonGen on two cores (Lin et al. 2020, arXiv 1911.03705): a sentence with given concepts, guided and unguided.
+
+A small transformer learns sentences after their concepts; a hidden Markov model learns the transformer's samples; NADO,
+DiNADO-Soft and DiNADO-Merge learn from labelled samples, in rounds, each from the same number of them. Judged on development
+sets, whose combinations of concepts do not occur in training: coverage of concepts with all inflections, sentences with all of
+them, BLEU, the base's own nats a token. Intervals are over sets (bootstrap) and over seeds of the guides. ``--data`` is a folder
+with commongen_v1.0.train.src_alpha.txt, commongen_v1.0.train.tgt.txt, common_gen-keys-dev.txt and common_gen-ref-dev.txt. Every
+stage is a file below --cells once it is done:
+
+    python benchmarks/control_text.py --data FOLDER
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _bench
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from olm.control import generate, guides, text
+from olm.control.keywords import token_bytes
+from olm.data.concepts import read_pairs, read_sets
+from olm.models.transformer import TransformerConfig
+from olm.records import load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that the table depends on."""
+
+    vocabulary: int = 2000
+    length: int = 20
+    prompt: int = 20
+    width: int = 96
+    layers: int = 2
+    heads: int = 4
+    base_steps: int = 4000
+    base_peak: float = 3e-3
+    states: int = 64
+    em_steps: int = 30
+    chain_samples: int = 20_000
+    samples: int = 10_000
+    rounds: int = 5
+    steps: int = 1500
+    batch: int = 64
+    peak: float = 1e-3
+    sets: int = 200
+    sentences: int = 4
+
+
+FULL = Preset()
+QUICK = Preset(
+    vocabulary=300, length=16, prompt=16, width=16, layers=1, heads=2, base_steps=30, states=8, em_steps=3, chain_samples=500,
+    samples=400, rounds=2, steps=20, batch=32, sets=8, sentences=2,
+)  # fmt: skip
+UNTRAINED: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("unguided", "none", {}),
+    ("masking", "mask", {}),
+    ("GeLaTo", "gelato", {}),
+    ("GeLaTo, w = 0.3", "gelato", {"weight": 0.3}),
+)
+METHODS = {"NADO": ("nado", True), "DiNADO-Soft": ("dinado", False), "DiNADO-Merge": ("merge", False)}
+
+
+class Bench:
+    """The corpus, the base and the runs."""
+
+    def __init__(self, preset: Preset, data: Path, cells: Path):
+        p = self.preset = preset
+        self.folder = _bench.kept_below(cells, p)
+        pairs = read_pairs(data / "commongen_v1.0.train.src_alpha.txt", data / "commongen_v1.0.train.tgt.txt")
+        self.corpus = text.read_corpus(pairs, vocabulary=p.vocabulary, length=p.length, prompt_length=p.prompt, lower=True)
+        self.tokens = token_bytes(self.corpus.tokenizer)
+        vocabulary = self.corpus.tokenizer.vocabulary
+        self.config = TransformerConfig(
+            vocabulary, p.length + p.prompt + 1, p.width, p.layers, p.heads, score_scale="head", init="gpt2"
+        )
+        self.base = text.base_model(self.config, p.length)
+        every = read_sets(data / "common_gen-keys-dev.txt", data / "common_gen-ref-dev.txt")
+        fitting = [one for one in every if len(self.corpus.tokenizer.encode(text.spelt_prompt(one.concepts))) <= p.prompt]
+        self.sets = [fitting[i] for i in np.random.default_rng(0).permutation(len(fitting))[: p.sets]]
+
+    def stage(self, name: str, run: Any) -> tuple[dict[str, Any], Any]:
+        """A stage's numbers and arrays, from its files or made now."""
+        path = self.folder / f"{name}.npz"
+
+        def kept() -> dict[str, Any]:
+            numbers, arrays = run()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_arrays(path, arrays)
+            return numbers
+
+        numbers = _bench.cell(self.folder / f"{name}.json", name, kept)
+        return numbers, jax.tree.map(jnp.asarray, load_arrays(path))
+
+    def trained(self) -> tuple[dict[str, Any], Any]:
+        """The base."""
+        p = self.preset
+
+        def run() -> tuple[dict[str, Any], Any]:
+            found = text.train_base(
+                self.corpus, self.config, steps=p.base_steps, key=jax.random.key(0), batch_size=p.batch, peak=p.base_peak,
+                every=max(p.base_steps // 8, 1), progress=True,
+            )  # fmt: skip
+            return {"history": found.history, "parameters": self.config.parameters}, found.params
+
+        return self.stage("base", run)
+
+    def chain(self, params: Any) -> tuple[dict[str, Any], Any]:
+        """The hidden Markov model of the base's samples."""
+        p, train = self.preset, self.corpus.train
+
+        def run() -> tuple[dict[str, Any], Any]:
+            drawn = text.draw(
+                self.base, params, train.prompts, train.concepts, self.tokens, jax.random.key(1), n=p.chain_samples,
+                inflections=True,
+            )  # fmt: skip
+            found = text.distil(
+                np.asarray(drawn.batch["tokens"]), self.config.vocabulary, states=p.states, steps=p.em_steps,
+                key=jax.random.key(2), held_out=np.asarray(drawn.batch["tokens"][-500:]),
+            )  # fmt: skip
+            return {"history": found.history, "rate": drawn.rate}, found.params
+
+        return self.stage("chain", run)
+
+    def guide(self, name: str, params: Any, rate: float, seed: int) -> tuple[dict[str, Any], Any, Any]:
+        """A learned guide."""
+        p, train = self.preset, self.corpus.train
+        method, weighted = METHODS[name]
+        made = guides.learned(method, self.config, p.length, params, rate=rate)
+
+        def run() -> tuple[dict[str, Any], Any]:
+            each = p.samples // p.rounds
+            keys = jax.random.split(jax.random.key(100 + seed), 3)
+            first, held = (
+                text.draw(self.base, params, train.prompts, train.concepts, self.tokens, key, n=n, inflections=True)
+                for key, n in ((keys[0], each), (keys[1], each // 4))
+            )
+            found = guides.explored_guide(
+                made, params, self.config, p.length, train.prompts, train.concepts, self.tokens, first, held, rounds=p.rounds,
+                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch, peak=p.peak, progress=True,
+            )  # fmt: skip
+            return {"history": found.history}, found.params["theta"]
+
+        numbers, theta = self.stage(f"seed-{seed}/{name}", run)
+        frozen = {"base": params} | ({"reference": params} if method == "merge" else {})
+        return numbers, made.guide, {"theta": theta, "frozen": frozen}
+
+    def judged(self, label: str, control: generate.Control, guide: str, seed: int, **how: Any) -> dict[str, Any]:
+        """Coverage and the rest on the development sets."""
+        p = self.preset
+
+        def run() -> dict[str, Any]:
+            sets = [one.concepts for one in self.sets]
+            written = generate.write(control, sets, guide=guide, key=jax.random.key(50 + seed), n=p.sentences, timed=True, **how)
+            references = [[one.lower() for one in each.references] for each in self.sets]
+            found = generate.judged(written, sets, references=references, inflections=True)
+            return {**found, "examples": [one[0] for one in written.sentences[:8]]}
+
+        return _bench.cell(self.folder / f"seed-{seed}" / f"judged, {label}.json", f"seed {seed}: judged, {label}", run)
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = _bench.parser(__doc__.splitlines()[0], seeds=(0, 1, 2))
+    parser.add_argument("--data", type=Path, required=True, help="folder with CommonGen's files")
+    parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "control_text", help="finished stages")
+    parser.add_argument("--only", choices=("base", *METHODS), default=None, help="stop after this stage, for a second process")
+    args = parser.parse_args()
+    bench = Bench(QUICK if args.quick else FULL, args.data, args.cells)
+    base, params = bench.trained()
+    if args.only == "base":
+        return
+    chain, hmm = bench.chain(params)
+    hmm = type(hmm)(*hmm)
+    control = generate.Control(
+        base=bench.base,
+        params=params,
+        tokenizer=bench.corpus.tokenizer,
+        prompt_length=bench.preset.prompt,
+        hmm=hmm,
+        inflections=True,
+    )
+    rows: dict[str, list[dict[str, Any]]] = {}
+    histories: dict[str, Any] = {}
+    for seed in args.seeds:
+        for name in METHODS:
+            if args.only not in (None, name):
+                continue
+            numbers, guide, learned = bench.guide(name, params, chain["rate"], seed)
+            histories.setdefault(name, []).append(numbers["history"])
+            own = control._replace(guide=guide, guide_params=learned)
+            rows.setdefault(name, []).append(bench.judged(name, own, "learned", seed))
+        if args.only is None:
+            for name, guide, how in UNTRAINED:
+                rows.setdefault(name, []).append(bench.judged(name, control, guide, seed, **how))
+    measures = [name for name, value in next(iter(rows.values()))[0].items() if isinstance(value, (int, float))]
+    summary = {name: {m: _bench.interval([one[m] for one in found]) for m in measures} for name, found in rows.items()}
+    _bench.table(
+        {"guide": name, "measure": m, **{k: found[m][k] for k in ("mean", "low", "high")}}
+        for name, found in summary.items()
+        for m in measures
+    )
+    if args.only is None:
+        found = {"base": base, "chain": chain, "guides": histories, "rows": rows, "summary": summary}
+        _bench.save("control_text", {"preset": vars(bench.preset), **found}, args)
+
+
+if __name__ == "__main__":
+    main()
