@@ -163,7 +163,9 @@ def gelato(samples: int) -> list[dict[str, Any]]:
         drawn = decode.sample(model, params, jax.random.key(3), context)
         tokens = np.asarray(drawn.tokens)
         rate = dense_rate(chain, automaton, length)
-        along = np.take_along_axis(np.asarray(compiled(model)(params, drawn.tokens[:2000], context)), tokens[:2000, :, None], 2)
+        first = {"which": context["which"][:2000]}
+        log_q = np.asarray(compiled(model)(params, drawn.tokens[:2000], first))
+        along = np.take_along_axis(log_q, tokens[:2000, :, None], 2)
         wanted = filtered_posterior(chain, automaton, rate, tokens)
         rows.append(
             {

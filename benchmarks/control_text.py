@@ -24,6 +24,7 @@ import numpy as np
 from olm.control import generate, guides, text
 from olm.control.keywords import token_bytes
 from olm.data.concepts import read_pairs, read_sets
+from olm.models.hmm import HMM
 from olm.models.transformer import TransformerConfig
 from olm.records import load_arrays, save_arrays
 
@@ -176,7 +177,7 @@ def main() -> None:
     if args.only == "base":
         return
     chain, hmm = bench.chain(params)
-    hmm = type(hmm)(*hmm)
+    hmm = HMM(**hmm)
     control = generate.Control(
         base=bench.base,
         params=params,

@@ -211,25 +211,27 @@ class _Work:
 
         def make(run: Run, watching: dict[str, Any]) -> dict[str, Any]:
             cut = _cut(len(samples.weights))
-            parts = [
+            learned_from, held_out = (
                 Samples(jax.tree.map(lambda x, part=part: x[part], samples.batch), samples.weights[part], samples.rate)
                 for part in (slice(cut), slice(cut, None))
-            ]
+            )
             guide = guides.learned(chosen.method, self.model, options.data.length, params, rate=samples.rate, rank=chosen.rank)
-            how = {
+            how: dict[str, Any] = {
                 "batch_size": options.base.batch_size,
                 "peak": chosen.guide_peak,
                 "steps": chosen.guide_steps,
                 "key": self.keys[3],
             }
             if chosen.rounds == 1:
-                found = guides.train_guide(guide, *parts, weighted=options.draw.temperature != 1, **how, **watching)
+                found = guides.train_guide(
+                    guide, learned_from, held_out, weighted=options.draw.temperature != 1, **how, **watching
+                )
             else:
                 # What is learned at every prefix, or from accepted samples, needs the weights of samples that are not the base's.
                 found = guides.explored_guide(
-                    guide, params, self.model, options.data.length, self.corpus.train.prompts, self.asked, self.spelt, *parts,
-                    rounds=chosen.rounds, inflections=options.data.inflections, weighted=chosen.method in ("nado", "fudge"),
-                    run=run, progress=watching["progress"], **how,
+                    guide, params, self.model, options.data.length, self.corpus.train.prompts, self.asked, self.spelt,
+                    learned_from, held_out, rounds=chosen.rounds, inflections=options.data.inflections,
+                    weighted=chosen.method in ("nado", "fudge"), run=run, progress=watching["progress"], **how,
                 )  # fmt: skip
             run.save("params", found.params["theta"], {"rate": samples.rate})
             return {"loss": found.history[-1]["loss"], "loss_before": found.history[0]["loss"]}

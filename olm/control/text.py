@@ -242,7 +242,20 @@ def _total(losses: Callable[[PyTree, PyTree], Array]) -> Callable[[PyTree, PyTre
 
 
 def mean_loss(losses: Callable[[PyTree, PyTree], Array], params: PyTree, batch: PyTree, chunk: int = 256) -> float:
-    """The mean loss, a chunk at a time."""
+    """Mean of a loss over samples, some of them at a time.
+
+    Args:
+      losses: ``(params, batch) -> [B]``.
+      params: of the model.
+      batch: "tokens" and other arrays with a leading axis N.
+      chunk: samples at once.
+
+    Returns:
+      A number.
+
+    >>> mean_loss(lambda params, batch: params * batch["tokens"], jnp.asarray(2.0), {"tokens": jnp.arange(3.0)})
+    2.0
+    """
     n, total = len(batch["tokens"]), 0.0
     batch = jax.tree.map(np.asarray, batch)  # cut without compiling
     for rows, real in _chunks(n, chunk):
