@@ -98,6 +98,13 @@ def imitation(model: Model) -> Any:
     return losses
 
 
+@functools.cache
+def terms(settings: Nado, net: network.Network) -> Any:
+    """Means of the loss's two terms over a batch."""
+    of = nado.parts(settings, net)
+    return jax.jit(lambda params, batch: {name: of(params, batch)[name].mean() for name in ("label", "consistency")})
+
+
 @dataclass
 class Bench:
     """One seed: its tasks, samples and finished runs."""
@@ -223,11 +230,10 @@ class Bench:
                 return {"accepted": 0, "samples": n, "rate": 0.0, "kl": None}
             pool = jax.tree.map(lambda x: x[np.resize(keep_rows, max(len(keep_rows), p.batch))], first.batch)
             first = samples.Samples(pool, jnp.ones(len(pool["label"])), first.rate)
-        watched = nado.parts(method.settings, net) if isinstance(method.settings, Nado) else None
-        seen = jax.jit(watched) if watched else None
+        seen = terms(method.settings, net) if isinstance(method.settings, Nado) else None
 
         def measures(params: Any) -> dict[str, float]:
-            return {} if seen is None else {k: float(seen(params, held.batch)[k].mean()) for k in ("label", "consistency")}
+            return {} if seen is None else {name: float(value) for name, value in seen(params, held.batch).items()}
 
         peak = p.peak_copy if method.network in ("copy", "lora") else p.peak
         found = explore.rounds(

@@ -44,11 +44,12 @@ class Preset:
     states: int = 64
     em_steps: int = 30
     chain_samples: int = 20_000
-    samples: int = 10_000
-    rounds: int = 5
+    samples: int = 40_000
+    rounds: int = 2
     steps: int = 1500
     batch: int = 64
     peak: float = 1e-3
+    peak_copy: float = 3e-4
     sets: int = 200
     sentences: int = 4
 
@@ -143,7 +144,7 @@ class Bench:
             )
             found = guides.explored_guide(
                 made, params, self.config, p.length, train.prompts, train.concepts, self.tokens, first, held, rounds=p.rounds,
-                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch, peak=p.peak, progress=True,
+                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch, peak=p.peak_copy if method == "merge" else p.peak, progress=True,
             )  # fmt: skip
             return {"history": found.history}, found.params["theta"]
 
@@ -160,7 +161,7 @@ class Bench:
             written = generate.write(control, sets, guide=guide, key=jax.random.key(50 + seed), n=p.sentences, timed=True, **how)
             references = [[one.lower() for one in each.references] for each in self.sets]
             found = generate.judged(written, sets, references=references, inflections=True)
-            return {**found, "examples": [one[0] for one in written.sentences[:8]]}
+            return {**found, "examples": [one[0] for one in written.texts[:8]]}
 
         return _bench.cell(self.folder / f"seed-{seed}" / f"judged, {label}.json", f"seed {seed}: judged, {label}", run)
 

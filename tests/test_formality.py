@@ -196,7 +196,7 @@ def test_samples_of_the_posterior_always_meet_the_oracle() -> None:
     assert float(formality.informal(drawn["p"]).mean()) > 2.5 * float(formality.informal(drawn["q"]).mean())
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="tasks.judge takes the likelihood of chains without conditions alone")
+
 @kinds
 def test_judged_the_posterior_is_exact_and_the_base_is_as_far_as_the_rates_say(kind: str) -> None:
     task = small(kind)
@@ -207,7 +207,7 @@ def test_judged_the_posterior_is_exact_and_the_base_is_as_far_as_the_rates_say(k
     base = tasks.judge(task, task.base, task.tables.hmm, jax.random.key(3), which=range(X), n=512)
     apart = (q * np.log(np.where(q > 0, q, 1) / enumerated(task))).sum(1).mean()
     assert abs(base["kl"] - apart) < 4 * base["kl_error"]
-    assert base["base_kl"] == pytest.approx(0, abs=1e-5)
+    assert np.isnan(base["forgetting"])  # no place where the rest is certain
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

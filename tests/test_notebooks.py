@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import jupytext
 import nbformat
+import numpy as np
 import optax
 import pytest
 
@@ -33,6 +34,7 @@ def cells(path: Path) -> list[Any]:
 
 def test_there_are_notebooks() -> None:
     assert {"00_the_idea", "01_differentiate_training", "02_the_learning_law", "03_scaling_laws", "04_continual"} <= set(NAMES)
+    assert "05_control" in NAMES
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
@@ -68,7 +70,7 @@ def test_outputs_are_clean(name: str) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), f"{name} was not executed in one go"
     found = [f"cell {cell.execution_count}: {blemish}" for cell in code for blemish in blemishes(cell)]
     assert not found, "\n".join(found)
-    if name == "04_continual":  # its search keeps no curves to show
+    if name in ("04_continual", "05_control"):  # these keep no curves to show
         return
     shown = "".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
     assert shown.startswith('<img src="data:image/png;base64,'), "the solution shows itself as figures"
@@ -120,6 +122,12 @@ MEASURES = {
         "rise": float(checked.final["validation"][-1][0] / first.final["validation"][-1][0] - 1), "budget": BUDGET,
         "foretold": [foretold.final - float(third.losses[-1]), foretold.error], "message": foretold.message,
         "searched": [float(start["mean"]), float(after["mean"])],
+    }""",
+    "05_control": """{
+        "kl": {name: list(row.values()) for name, row in kl.items()}, "rates": list(rates.values()),
+        "counted": list(counted.values()),
+        "masking": with_mask["satisfaction"], "gelato": [gelato[states]["kl"] for states in (1, S)],
+        "text": {name: [row["satisfied"], row["nats_per_token"]] for name, row in satisfied.items()},
     }""",
 }
 
@@ -210,6 +218,22 @@ def test_training_goes_on_with_replay(measured: Callable[[str], dict[str, Any]])
     difference, error = found["foretold"]
     assert abs(difference) < error and "no guide to a choice" in found["message"]
     assert found["searched"][1] < found["searched"][0]
+
+
+@pytest.mark.slow
+def test_generation_is_controlled(measured: Callable[[str], dict[str, Any]]) -> None:
+    """Rates are exact; masking holds keywords and is no posterior; own samples help DiNADO; a better chain guides better."""
+    found = measured("05_control")
+    kl, rates = found["kl"], np.array(found["rates"])
+    assert np.allclose(found["counted"], rates, atol=0.01) and found["masking"] == 1
+    assert kl["masking"][-1] > -0.5 * np.log(rates[-1])
+    for name in ("NADO", "DiNADO-Soft"):
+        assert kl[name] == sorted(kl[name]) and (kl[name] < -np.log(rates)).all()
+    others = [row[-1] for name, row in kl.items() if name != "DiNADO-Soft, explored"]
+    assert kl["DiNADO-Soft, explored"][-1] < min(others)
+    assert found["gelato"][1] < found["gelato"][0]
+    none, mask, gelato = (found["text"][name] for name in ("none", "mask", "gelato"))
+    assert none[0] < 0.2 and mask[0] == gelato[0] == 1 and gelato[1] < mask[1]
 
 
 def test_results_show_themselves() -> None:

@@ -7,8 +7,9 @@ sets, each named by a prompt. `judge` and `value_error` tell how far a model or 
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,11 +299,16 @@ def value_error(
     context = task.context(np.repeat(np.asarray(which), n))
     tokens = decode.sample(exact, exact_params, key, context).tokens
     log_p = compiled(task.base)(task.tables.hmm, tokens, context)
-    found = jax.jit(guide.whole)(params, tokens, context, log_p)
-    known = jax.jit(posterior.GUIDE.whole)(task.tables, tokens, context, log_p)
+    found = _values_of(guide)(params, tokens, context, log_p)
+    known = _values_of(posterior.GUIDE)(task.tables, tokens, context, log_p)
     chosen, right = log_likelihood(found, tokens), log_likelihood(known, tokens)
     expected = jax.nn.logsumexp(log_p + found, -1)
     return {
         "log_r_error": float(abs(chosen - right).mean()),
         "gap": float(abs(jnp.expm1(expected[:, 1:] - chosen[:, :-1])).mean()),
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _values_of(guide: Guide) -> Callable[..., Array]:
+    return jax.jit(guide.whole)
