@@ -144,7 +144,8 @@ class Bench:
             )
             found = guides.explored_guide(
                 made, params, self.config, p.length, train.prompts, train.concepts, self.tokens, first, held, rounds=p.rounds,
-                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch, peak=p.peak_copy if method == "merge" else p.peak, progress=True,
+                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch,
+                peak=p.peak_copy if method == "merge" else p.peak, progress=True,
             )  # fmt: skip
             return {"history": found.history}, found.params["theta"]
 
