@@ -16,45 +16,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+from _rows import Row, estimate, ratios, seeds, times  # noqa: E402
+from _rows_control import control, control_exactness, control_text  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "results.md"
 SECTION = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- /results -->)", re.DOTALL)
-
-Row = tuple[str, str]
-"""What was measured, and its figures."""
-
-
-def estimate(measure: dict[str, Any], decimals: int = 2, unit: str = "") -> str:
-    """``mean [low, high]``, 95%, of an interval over seeds; without the brackets where there is one seed."""
-    bounds = [measure.get(name) for name in ("low", "high")]
-    if None in bounds:
-        return f"{measure['mean']:.{decimals}f}{unit}"
-    return f"{measure['mean']:.{decimals}f}{unit} [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]"
-
-
-def times(ratio: float) -> str:
-    """A ratio as 1,234×, 56× or 3.21×."""
-    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.2f}×"
-
-
-def ratios(measures: dict[str, Any], names: dict[str, str]) -> str:
-    """The estimates that are there, in a line; of an acceleration also the least."""
-    found = []
-    for name, shown in names.items():
-        if name not in measures:
-            continue
-        if name.startswith("acceleration"):
-            found.append(f"{shown} {estimate(measures[name], unit='×')}, least {measures[name]['min']:.2f}×")
-        else:
-            found.append(f"{shown} {estimate(measures[name])}")
-    return "; ".join(found)
-
-
-def seeds(result: dict[str, Any]) -> str:
-    """How many independent runs, for the text of a row."""
-    count = len(result["runs"])
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def perceptron_paper(result: dict[str, Any]) -> Iterator[Row]:
@@ -494,8 +464,8 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     for function in (
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
         law_perceptron, law_path, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
-        policies_compared_labels, policies_compared_stories, continual, continual_exactness,
-        scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
+        policies_compared_labels, policies_compared_stories, continual, continual_exactness, control, control_text,
+        control_exactness, scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
     )
 }  # fmt: skip
 ROWS |= dict.fromkeys(("scaling_improvement_sizes", "scaling_improvement_rows_4"), scaling_improvement)
@@ -506,7 +476,8 @@ HEADLINES = (
     "perceptron_fresh", "perceptron_best_rates", "language_stories", "language_files",
     "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_rows_4", "scaling_improvement_sizes",
-    "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness",
+    "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness", "control", "control_text",
+    "control_exactness",
     "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip

@@ -196,7 +196,6 @@ def test_samples_of_the_posterior_always_meet_the_oracle() -> None:
     assert float(formality.informal(drawn["p"]).mean()) > 2.5 * float(formality.informal(drawn["q"]).mean())
 
 
-
 @kinds
 def test_judged_the_posterior_is_exact_and_the_base_is_as_far_as_the_rates_say(kind: str) -> None:
     task = small(kind)

@@ -274,7 +274,7 @@ def _certain(task: Exact, tokens: Array, which: Array) -> Array:
     """Whether the constraint is met whatever follows y_<t, [B, T]: the state accepts and leads to itself alone."""
     automaton = task.tables.automaton
     own = np.arange(automaton.accepting.shape[1])[None, :, None]
-    absorbing = np.asarray(automaton.accepting) & (np.asarray(automaton.transition) == own).all(-1)
+    absorbing = (np.asarray(automaton.accepting) >= 1) & (np.asarray(automaton.transition) == own).all(-1)
     return absorbing[np.asarray(which)[:, None], np.asarray(automata.run_stacked(automaton, which, tokens))[:, :-1]]
 
 
