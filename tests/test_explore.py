@@ -54,7 +54,7 @@ def test_weights_of_a_mixture_are_exact_and_unbiased(share: float) -> None:
     n, (tables, p, q, met) = 20_000, enumerated()
     base, exact = hmm(V, T), posterior.exact(V, T)
     found = explore.draw_mixture(
-        base, tables.hmm, exact, posterior.exact_params(tables), oracle(), jax.random.key(0), context(n), share=share
+        base, tables.hmm, exact, posterior.exact_params(tables), oracle(), jax.random.key(0), context(n), share=share, chunk=5000
     )
     tokens, weights, label = (np.asarray(x) for x in (found.batch["tokens"], found.weights, found.batch["label"]))
     place, mixture = tokens @ PLACES, (1 - share) * p + share * q

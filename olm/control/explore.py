@@ -38,6 +38,7 @@ def draw_mixture(
     share: float = 0.5,
     end: int | None = None,
     keep_log_p: bool = True,
+    chunk: int = 4096,
 ) -> Samples:
     """Samples of (1 − s) p + s q, labelled, with their exact weights p / ((1 − s) p + s q).
 
@@ -50,6 +51,7 @@ def draw_mixture(
       share: s, to the nearest of N rows; a random part of this size is drawn from q.
       end: the id that ends a sequence; None: all have T tokens.
       keep_log_p: keep the base's log-probabilities, N·T·V numbers.
+      chunk: sequences drawn at once; some N·T·V numbers of as many are in memory in any case.
 
     Returns:
       `Samples`. Weights are not normalised: their mean is 1 in expectation.
@@ -60,6 +62,18 @@ def draw_mixture(
     No example: see `rounds`.
     """
     check_number("share", share, "give a number from 0 to below 1", 0, 1 - 1e-9)
+    if (rows := examples(context, "context")) > check_whole("chunk", chunk, 1):
+        several = [
+            draw_mixture(
+                base, params, proposal, proposal_params, oracle, jax.random.fold_in(key, begin),
+                jax.tree.map(lambda x, begin=begin: x[begin : begin + chunk], dict(context)), share=share, end=end,
+                keep_log_p=keep_log_p, chunk=chunk,
+            )
+            for begin in range(0, rows, chunk)
+        ]  # fmt: skip
+        batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(one.batch for one in several))
+        weights = jnp.concatenate([one.weights for one in several])
+        return Samples(batch, weights, float(jnp.mean(weights * batch["label"])))
     keys = jax.random.split(key, 3)
     of_base = decode.sample(base, params, keys[0], context)
     of_proposal = decode.sample(proposal, proposal_params, keys[1], context)

@@ -167,7 +167,7 @@ def explored_guide(
         rows = np.asarray(jax.random.choice(of_rows, len(prompts), (n,)))
         both = {"base": base_params, "guide": params}
         found = explore.draw_mixture(
-            base, base_params, model, both, oracle, of_tokens, context(prompts[rows], rows), end=END, keep_log_p=False
+            base, base_params, model, both, oracle, of_tokens, context(prompts[rows], rows), end=END, keep_log_p=False, chunk=1024
         )
         # Of the constraints only labels are kept, so that these samples look like those of `olm.control.text.draw`.
         return found._replace(batch={**found.batch, "context": context(prompts[rows])})
