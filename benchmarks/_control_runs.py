@@ -93,7 +93,7 @@ def imitation(model: Model) -> Any:
     """Σ_t KL(p(· | y_<t) ‖ model) of samples that bring "log_p", [B]."""
 
     def losses(params: Any, batch: Any) -> Any:
-        return posterior.divergence(batch["log_p"], model.whole(params["theta"], batch["tokens"], batch["context"]))
+        return posterior.divergences(batch["log_p"], model.whole(params["theta"], batch["tokens"], batch["context"])).sum(1)
 
     return losses
 

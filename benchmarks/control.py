@@ -231,7 +231,7 @@ def weights(bench: Bench, quick: bool) -> None:
         from olm.control.model import product
 
         log_r = guide.whole(params, batch["tokens"], batch["context"], batch["log_p"])
-        return posterior.divergence(batch["log_q"], product(batch["log_p"], log_r))
+        return posterior.divergences(batch["log_q"], product(batch["log_p"], log_r)).sum(1)
 
     params = nado.start(net, bench.key(32))
     whole = task_of(

@@ -300,20 +300,20 @@ Not the posterior: the tokens that are left keep the base's odds at every step.
 """
 
 
-def divergence(log_q_BxTxV: Array, log_other_BxTxV: Array) -> Array:
-    """Σ_t KL(q(· | y_<t) ‖ other(· | y_<t)) along each sequence.
+def divergences(log_q_BxTxV: Array, log_other_BxTxV: Array) -> Array:
+    """KL(q(· | y_<t) ‖ other(· | y_<t)) at every place of each sequence.
 
-    Over y ~ q its mean is KL(q ‖ other), with less scatter than log q(y) − log other(y).
+    Over y ~ q the mean of their sum over places is KL(q ‖ other), with less scatter than log q(y) − log other(y).
 
     Args:
       log_q_BxTxV, log_other_BxTxV: what two models' ``whole`` gives along sequences drawn from q.
 
     Returns:
-      [B], nats; ∞ where the other gives no probability to what q may write.
+      [B, T], nats; ∞ where the other gives no probability to what q may write.
 
     >>> log_q, other = jnp.log(jnp.array([[[1.0, 0.0]]])), jnp.log(jnp.array([[[0.5, 0.5]]]))
-    >>> divergence(log_q, other).round(3).tolist()
-    [0.693]
+    >>> divergences(log_q, other).round(3).tolist()
+    [[0.693]]
     """
     q = jnp.exp(log_q_BxTxV)
-    return jnp.where(q > 0, q * (log_q_BxTxV - log_other_BxTxV), 0.0).sum((-2, -1))
+    return jnp.where(q > 0, q * (log_q_BxTxV - log_other_BxTxV), 0.0).sum(-1)

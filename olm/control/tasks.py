@@ -247,8 +247,8 @@ def judge(
     keys = jax.random.split(key, 2)
     tokens = decode.sample(exact, exact_params, keys[0], context).tokens
     log_q = compiled(model)(params, tokens, context)
-    forward = posterior.divergence(compiled(exact)(exact_params, tokens, context), log_q)
-    moved = _divergences(compiled(task.base)(task.tables.hmm, tokens, context), log_q)
+    forward = posterior.divergences(compiled(exact)(exact_params, tokens, context), log_q).sum(1)
+    moved = posterior.divergences(compiled(task.base)(task.tables.hmm, tokens, context), log_q)
     certain = np.asarray(_certain(task, tokens, context["which"]))
     drawn = decode.sample(model, params, keys[1], context)
     label = np.asarray(task.oracle(drawn.tokens, context), np.float64)
@@ -262,12 +262,6 @@ def judge(
         "kl_reverse": float((log_drawn - log_exact)[met].mean() - np.log(met.mean())) if met.any() else float("inf"),
         "forgetting": float(np.asarray(moved)[certain].mean()) if certain.any() else float("nan"),
     }
-
-
-def _divergences(log_p: Array, log_q: Array) -> Array:
-    """KL(p(· | y_<t) ‖ q(· | y_<t)) at every place, [B, T]."""
-    p = jnp.exp(log_p)
-    return jnp.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
 
 def _certain(task: Exact, tokens: Array, which: Array) -> Array:
