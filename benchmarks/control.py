@@ -38,7 +38,7 @@ from _control_runs import FULL, METHODS, NADO, QUICK, SOFT, Bench, Method, confi
 
 import olm
 from olm.control import decode, formality, nado, network, posterior, samples, tasks
-from olm.control.model import compiled, guided, log_likelihood
+from olm.control.model import compiled, guided, log_likelihood, product
 from olm.control.train import task as task_of
 
 SECTIONS = ("sparse", "budget", "capacity", "inits", "compositional", "gradients", "formality", "weights")
@@ -228,8 +228,6 @@ def weights(bench: Bench, quick: bool) -> None:
     guide = nado.guide(NADO, net)
 
     def divergences(params: Any, batch: Any) -> Any:
-        from olm.control.model import product
-
         log_r = guide.whole(params, batch["tokens"], batch["context"], batch["log_p"])
         return posterior.divergences(batch["log_q"], product(batch["log_p"], log_r)).sum(1)
 
