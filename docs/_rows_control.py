@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,10 +66,10 @@ def control(result: dict[str, Any]) -> Iterator[Row]:
 
 def control_text(result: dict[str, Any]) -> Iterator[Row]:
     """Coverage of concepts in CommonGen sentences, guide by guide."""
-    summary = result["summary"]
-    for measure, digits, words in (
+    measures = (
         ("coverage", 3, "concepts covered"), ("complete", 3, "sentences with all concepts"), ("bleu", 1, "BLEU"),
         ("nats_per_token", 2, "nats a token under the base"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for (collection, summary), (measure, digits, words) in itertools.product(result["summary"].items(), measures):
         shown = "; ".join(f"{name} {estimate(row[measure], digits)}" for name, row in summary.items() if measure in row)
-        yield f"CommonGen, {words}; {len(result['seeds'])} seeds of guides and samples", shown
+        yield f"CommonGen, {collection} sets, {words}; {len(result['seeds'])} seeds of guides and samples", shown

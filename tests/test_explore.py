@@ -90,27 +90,6 @@ def test_a_mixture_of_few_rows_has_weights_of_what_was_drawn() -> None:
             draw(jax.random.key(0), context(3), share=share)
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def test_balanced_batches_have_their_share_and_whole_epochs() -> None:
-    label = jnp.array([1.0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0])
-    yes = np.flatnonzero(np.asarray(label))
-    index = np.asarray(explore.balanced(jax.random.key(0), label, 12, 6, 0.5))
-    assert index.shape == (12, 6) and index.dtype == np.int32
-    assert np.isin(index[:, :3], yes).all() and not np.isin(index[:, 3:], yes).any()
-    # Each kind comes in epochs of its own: accepted ones 36 times in all, 12 each; the others within one of each other.
-    assert np.array_equal(np.bincount(index[:, :3].ravel(), minlength=7)[yes], [12, 12, 12])
-    counts = np.bincount(index[:, 3:].ravel(), minlength=11)[np.setdiff1d(np.arange(11), yes)]
-    assert counts.max() - counts.min() <= 1
-    # There is always one of either kind, however small the share, as long as there are any.
-    assert np.isin(np.asarray(explore.balanced(jax.random.key(0), label, 5, 4, 0.01)), yes).sum(1).tolist() == [1] * 5
-    assert np.isin(np.asarray(explore.balanced(jax.random.key(0), label, 5, 4, 0.99)), yes).sum(1).tolist() == [3] * 5
-    for labels, share in ((label, None), (jnp.zeros(11), 0.5), (jnp.ones(11), 0.5)):
-        plain = np.asarray(explore.balanced(jax.random.key(0), labels, 11, 4, share))
-        assert np.array_equal(np.bincount(plain.ravel()), [4] * 11)
-
-
 # --- rounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -145,11 +124,10 @@ def test_rounds_learn_from_all_samples_so_far() -> None:
     roots = [row["root"] for row in found.history]
     assert roots[3] == roots[4] != roots[7] == roots[8] and asked[0][0]["theta"]["root"] == roots[3]
     assert found.history[0]["rate"] == pytest.approx(first.rate, rel=1e-5) != found.history[-1]["rate"]
-    again, other, balanced = run(1), run(2), run(1, balance=0.5)
+    again, other = run(1), run(2)
     same = jax.tree.map(np.array_equal, found.params, again.params)
     assert all(jax.tree.leaves(same))
-    for changed in (other, balanced):
-        assert not np.array_equal(found.params["theta"]["shape"], changed.params["theta"]["shape"])
+    assert not np.array_equal(found.params["theta"]["shape"], other.params["theta"]["shape"])
     with pytest.raises(InputError, match="steps"):
         explore.rounds(nado.losses(settings, net), start, first, draw, number=3, steps=2, key=jax.random.key(0), weighted=True)
 

@@ -83,6 +83,18 @@ def _one_line(box: str) -> str:
     return said[0].lower() + said[1:] + (f": did you mean {' or '.join(dict.fromkeys(suggested))}?" if suggested else "")
 
 
+def check_place(place: Any) -> None:
+    """Fail on a folder to write to, or seconds between two states, that make no sense.
+
+    Raises:
+      InputError: names the flag.
+    """
+    if not place.save_every >= 0:
+        raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
+    if place.resume is not None and place.run_dir is not None:
+        raise InputError("--resume continues in its own folder: leave --run-dir out")
+
+
 def new_run(run_dir: str | None, name: str, config: Mapping[str, Any], command: Sequence[str]) -> Run:
     """Make the run folder: the one asked for, or the next free one of today."""
     if run_dir is not None:

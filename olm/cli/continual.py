@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from olm import schedules
-from olm.cli.common import aligned, finish, given, new_run, parse, resume_line, say
+from olm.cli.common import aligned, check_place, finish, given, new_run, parse, resume_line, say
 from olm.cli.continual_options import BASELINES, GROUPS, SOURCES, Continue, Stories, Text
 from olm.cli.options import restored_group
 from olm.continual.experiment import Trajectory, measure, train_sequence
@@ -219,10 +219,7 @@ def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = _read(words)
     place = options.run
-    if not place.save_every >= 0:
-        raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
-    if place.resume is not None and place.run_dir is not None:
-        raise InputError("--resume continues in its own folder: leave --run-dir out")
+    check_place(place)
     work = _Work(options, words)
     options = work.options
     # What cannot be is known before a folder is made.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.cli.common import aligned, given, new_run, parse, say
+from olm.cli.common import aligned, check_place, given, new_run, parse, say
 from olm.cli.control_options import GROUPS, Decoding, Evaluate, Generate, Train, concepts_of
 from olm.cli.options import restored_group
 from olm.control import guides, posterior
@@ -261,10 +261,7 @@ SAMPLING = {"options.draw.samples", "options.draw.temperature"}
 def _train(words: Sequence[str]) -> int:
     options = _read(words)
     place = options.run
-    if not place.save_every >= 0:
-        raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
-    if place.resume is not None and place.run_dir is not None:
-        raise InputError("--resume continues in its own folder: leave --run-dir out")
+    check_place(place)
     work = _Work(options, words)
     config = work.config()
     if place.resume is None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from olm.cli import options as settings
-from olm.cli.common import add_group, finish, given, new_run, parse, refuse_empty, resume_line, say, table
+from olm.cli.common import add_group, check_place, finish, given, new_run, parse, refuse_empty, resume_line, say, table
 from olm.errors import DivergenceError, InputError
 from olm.records import Run
 from olm.search import Grid, Solution, above_entropy, best_rates, find_policy
@@ -76,10 +76,7 @@ def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = settings.resolved(_read(words))
     place = options.run
-    if not place.save_every >= 0:
-        raise InputError(f"save-every is {place.save_every:g}: give seconds, 0 or more")
-    if place.resume is not None and place.run_dir is not None:
-        raise InputError("--resume continues in its own folder: leave --run-dir out")
+    check_place(place)
     if options.search.grid_searches < 1:
         raise InputError(f"grid-searches is {options.search.grid_searches}: give at least 1")
     learner = options.learner.build(options.learner.learning_rate)

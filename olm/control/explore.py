@@ -98,30 +98,6 @@ def draw_mixture(
     return Samples(batch, weights, float(jnp.mean(weights * label)))
 
 
-def balanced(key: Array, label: Array, steps: int, batch: int, share: float | None) -> Array:
-    """Which samples each step sees, accepted and other ones in given shares, each of them in shuffled epochs.
-
-    Args:
-      key: fixes the order.
-      label: [N].
-      steps, batch: T, B.
-      share: of accepted samples in a batch; None, or samples of one kind only: as they come.
-
-    Returns:
-      int32 [T, B].
-
-    >>> balanced(jax.random.key(0), jnp.array([1.0, 0, 0, 0, 0, 0]), 2, 4, 0.5)[:, :2].tolist()
-    [[0, 0], [0, 0]]
-    """
-    yes, no = (np.flatnonzero(np.asarray(label > 0.5) == kind) for kind in (True, False))
-    if share is None or not len(yes) or not len(no):
-        return order(key, steps, len(label), batch)
-    first, second = jax.random.split(key)
-    of_yes = min(max(round(share * batch), 1), batch - 1)
-    parts = [(first, yes, of_yes), (second, no, batch - of_yes)]
-    return jnp.concatenate([jnp.asarray(of)[order(k, steps, len(of), size)] for k, of, size in parts], 1).astype(jnp.int32)
-
-
 def rounds(
     losses: Losses,
     params: PyTree,
@@ -132,7 +108,6 @@ def rounds(
     steps: int,
     key: Array,
     weighted: bool,
-    balance: float | None = None,
     batch_size: int = 128,
     peak: float = 1e-3,
     adam: Adam = ADAM,
@@ -152,9 +127,6 @@ def rounds(
       steps: of all rounds, as many in each, under one schedule of learning rates.
       key: random key.
       weighted: weigh samples by their exact weights; False: take them as they are.
-      balance: share of accepted samples in every batch, as far as there are any; None: as they come. The label of a whole
-        sequence is certain, so this moves no optimum where labels are at the last token alone; cross-entropy at every prefix
-        it would bias.
       batch_size, peak, adam, watched, measures: as for `olm.control.train.fit`.
       run: an open run folder: a line of metrics for each evaluation, and the state after each round, from which a resumed run
         goes on; a round that was interrupted is made again.
@@ -192,7 +164,7 @@ def rounds(
         found = fit(
             losses, params, pool, steps=each, key=of_order, batch_size=size, adam=adam,
             weights=weights if weighted else None, watched=watched, measures=measures, every=max(each // 2, 1),
-            order=balanced(of_order, pool["label"][: n * (index + 1)], each, size, balance),
+            order=order(of_order, each, n * (index + 1), size),
             rates=rates[index * each : (index + 1) * each], progress=progress,
         )  # fmt: skip
         rate = float(jnp.sum(weights * pool["label"]) / jnp.sum(weights))

@@ -262,7 +262,7 @@ def transformer(config: TransformerConfig, length: int, *, begin: int, end: int 
     def whole(params: PyTree, tokens: Array, context: Context) -> Array:
         weights, more = split(params)
         inputs = jnp.concatenate([opening(context, begin), tokens[:, :-1].astype(jnp.int32)], 1)
-        logits = forward(weights, inputs, **more)[:, -tokens.shape[1] :]
+        logits = forward(weights, inputs, last=tokens.shape[1], **more)
         ended = jnp.cumsum(tokens == end, 1) > 0 if end is not None else jnp.zeros(tokens.shape, bool)
         return normalised(logits, jnp.pad(ended[:, :-1], ((0, 0), (1, 0))))
 

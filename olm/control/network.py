@@ -104,7 +104,7 @@ def small(config: TransformerConfig, vocabulary: int, begin: int) -> Network:
     def whole(params: PyTree, tokens: Array, context: Context) -> tuple[Array, Heads]:
         theta = params["theta"]
         inputs = jnp.concatenate([opening(context, begin), tokens[:, :-1].astype(jnp.int32)], 1)
-        hidden = body(theta["body"], inputs)[:, -tokens.shape[1] :]
+        hidden = body(theta["body"], inputs, last=tokens.shape[1])
         return root(theta, hidden[:, 0]), heads(theta, hidden)
 
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array, Heads]:
@@ -164,8 +164,8 @@ def copy(config: TransformerConfig, begin: int, *, rank: int | None = None, alph
         theta, reference = params["theta"], jax.lax.stop_gradient(params["frozen"]["reference"])
         inputs = jnp.concatenate([opening(context, begin), tokens[:, :-1].astype(jnp.int32)], 1)
         weights, more = arguments({"theta": theta, "frozen": {"reference": reference}})
-        moved = forward(weights, inputs, **more)[:, -tokens.shape[1] :]
-        hidden = body(reference, inputs)[:, -tokens.shape[1] :]
+        moved = forward(weights, inputs, last=tokens.shape[1], **more)
+        hidden = body(reference, inputs, last=tokens.shape[1])
         return root(theta, hidden[:, 0]), Heads(moved - hidden @ reference["head"], _mlp(theta["norm"], hidden))
 
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array, Heads]:
@@ -212,8 +212,8 @@ def prompted(config: TransformerConfig, begin: int, vectors: int) -> Network:
     def whole(params: PyTree, tokens: Array, context: Context) -> tuple[Array, Heads]:
         reference = jax.lax.stop_gradient(params["frozen"]["reference"])
         inputs = jnp.concatenate([opening(context, begin), tokens[:, :-1].astype(jnp.int32)], 1)
-        moved = forward(reference, inputs, prefix=params["theta"]["prefix"])
-        shape = (moved - forward(reference, inputs))[:, -tokens.shape[1] :]
+        moved = forward(reference, inputs, prefix=params["theta"]["prefix"], last=tokens.shape[1])
+        shape = moved - forward(reference, inputs, last=tokens.shape[1])
         return jnp.zeros(tokens.shape[0]), Heads(shape, jnp.zeros(tokens.shape))
 
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array, Heads]:

@@ -15,7 +15,9 @@ Not done: chains that depend on the prompt, prompts of another kind than concept
 from __future__ import annotations
 
 import functools
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -137,6 +139,52 @@ def read_corpus(
         prompts = filled([asked[i] for i in kept], prompt_length if prompted else 0)
         found.append(Rows(filled([ids[i] for i in kept], length), prompts, tuple(part[i].concepts for i in kept)))
     return Corpus(tokenizer, found[0], found[1], dropped)
+
+
+def varied(rows: Rows, tokenizer: Tokenizer, *, variants: int, most: int = 5, common: float = 0.02, seed: int = 0) -> Rows:
+    """Sentences with prompts of several kinds, so that a base learns to use the words it reads, not to recognise known sets.
+
+    Args:
+      rows: sentences with prompts.
+      tokenizer: of the corpus.
+      variants: how often each sentence comes: the first time after its own concepts in random order, then after 1 to ``most``
+        words of its own, of three letters or more. Variants whose prompts are too long are left out.
+      most: words.
+      common: words of a larger share of the sentences are not prompted with: they tell nothing.
+      seed: of the choices.
+
+    Returns:
+      `Rows`; of concepts those that the prompts spell.
+
+    Raises:
+      InputError: rows without prompts, no variant.
+
+    >>> rows = Rows(np.array([[2, 3, 1]]), np.array([[4, 1, 1]]), (("dog",),))
+    >>> class Spelt:
+    ...     encode, decode = staticmethod(lambda text: [4] * text.count(" ")), staticmethod(lambda ids: "A dog runs.")
+    >>> varied(rows, Spelt, variants=2).concepts
+    (('dog',), ('dog', 'runs'))
+    """
+    check_whole("variants", variants, 1)
+    length = rows.prompts.shape[1]
+    if not length:
+        raise InputError("sentences without prompts have no variants: give pairs of concepts and a sentence")
+    generator, found = np.random.default_rng(seed), []
+    every = [set(re.findall(r"[^\W\d_]{3,}", tokenizer.decode(row))) for row in rows.tokens]
+    seen = Counter(word for words in every for word in words)
+    for row, own in enumerate(rows.concepts):
+        words = sorted(word for word in every[row] if seen[word] <= max(common * len(every), 1))
+        for variant in range(variants if words else 1):
+            pool, size = (words, generator.integers(1, most + 1)) if variant else (own, len(own))
+            mixed = tuple(pool[i] for i in generator.permutation(len(pool))[:size])
+            ids = tokenizer.encode("".join(" " + (one if isinstance(one, str) else one[0]) for one in mixed))
+            if mixed and len(ids) <= length:
+                found.append((row, ids, mixed))
+    return Rows(
+        rows.tokens[[row for row, _, _ in found]],
+        filled([ids for _, ids, _ in found], length),
+        tuple(mixed for _, _, mixed in found),
+    )
 
 
 def filled(ids: Sequence[Sequence[int]], length: int) -> np.ndarray:

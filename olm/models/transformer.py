@@ -215,7 +215,9 @@ class Transformer(nn.Module):
     headless: bool = False
 
     @nn.compact
-    def __call__(self, tokens: Array, *, extra: Array | None = None, prefix: Array | None = None) -> Array:
+    def __call__(
+        self, tokens: Array, *, extra: Array | None = None, prefix: Array | None = None, last: int | None = None
+    ) -> Array:
         c = self.config
         position_B = self.get_variable("cache", "position") if self.has_variable("cache", "position") else None
         x_BxLxD = self._embedded(tokens, extra, prefix, position_B)
@@ -227,11 +229,12 @@ class Transformer(nn.Module):
             x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length, start)
         if position_B is not None:
             self.put_variable("cache", "position", position_B + length)
-        if prefix is not None:
-            x_PxD = x_PxD.reshape(x_BxLxD.shape)[..., len(prefix) :, :].reshape(-1, c.width)
+        told = tokens.shape[-1] if last is None else last
+        if told != length:  # a prefix, and positions that nobody asks about, need no outputs
+            x_PxD = x_PxD.reshape(x_BxLxD.shape)[..., length - told :, :].reshape(-1, c.width)
         x_PxD = RMSNorm(name="norm")(x_PxD)
         outputs = x_PxD if self.headless else _product(self, "head", x_PxD, c.vocabulary)
-        return outputs.reshape(*tokens.shape, outputs.shape[-1])
+        return outputs.reshape(*tokens.shape[:-1], told, outputs.shape[-1])
 
     def _embedded(self, tokens: Array, extra: Array | None, prefix: Array | None, position_B: Array | None) -> Array:
         """What the first block reads, [B, K + L, D]: prefix and tokens, each with its position's vector."""
@@ -385,9 +388,10 @@ def logits(config: TransformerConfig) -> Callable[..., Array]:
       config: sizes.
 
     Returns:
-      ``(params, tokens [B, L] of integers, *, adapters=None, extra=None, prefix=None) -> [B, L, V]``; L may be less than
-      ``config.length``. ``adapters`` from `olm.models.lora.scaled` change matrices. ``extra`` [B, L, D] is added to the tokens'
-      embeddings. ``prefix`` [K, D], a learned prompt (arXiv 2104.08691), takes positions before them; outputs are the tokens'.
+      ``(params, tokens [B, L] of integers, *, adapters=None, extra=None, prefix=None, last=None) -> [B, L, V]``; L may be less
+      than ``config.length``. ``adapters`` from `olm.models.lora.scaled` change matrices. ``extra`` [B, L, D] is added to the
+      tokens' embeddings. ``prefix`` [K, D], a learned prompt (arXiv 2104.08691), takes positions before them; outputs are the
+      tokens'. ``last``: K of the L positions, the last ones, are all that is wanted, [B, K, V]; others are spared the head.
 
     Raises:
       InputError: when called with sequences longer than ``config.length``, another shape, or adapters of unknown matrices.
