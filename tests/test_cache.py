@@ -195,6 +195,8 @@ def test_every_sequence_of_a_batch_reads_the_prompt() -> None:
     together = forward(params, tokens[:, :4], prefix=prefix)
     for row, states in zip(tokens[:, :4], together, strict=True):
         np.testing.assert_allclose(states, forward(params, row[None], prefix=prefix)[0], rtol=1e-12, atol=1e-12)
+    some = forward(params, tokens[:, :4], prefix=prefix, last=2)
+    np.testing.assert_allclose(some, together[:, 2:], rtol=1e-12, atol=1e-12)
     gradient = jax.jit(jax.grad(lambda prefix: (transformer.hidden(TINY)(params, tokens[:, :4], prefix=prefix) ** 3).sum()))(
         prefix
     )
@@ -204,6 +206,8 @@ def test_every_sequence_of_a_batch_reads_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
+        ({"last": 0}, "last is 0: give a number of positions from 1 to 4"),
+        ({"last": 5}, "last is 5"),
         ({"prefix": np.zeros((3, 8))}, "7 inputs exceed the model's length 6"),
         ({"prefix": np.zeros((1, 7))}, r"prefix has shape \(1, 7\): give K vectors of the model's width, \(K, 8\)"),
         ({"prefix": np.zeros(8)}, r"prefix has shape \(8,\)"),

@@ -92,6 +92,28 @@ def test_long_sentences_are_dropped_and_counted() -> None:
     assert lengths.max() > LENGTH and (short.train.tokens != control.END).sum(1).max() <= LENGTH
 
 
+def test_varied_prompts_are_words_of_their_sentences(corpus: control.Corpus) -> None:
+    found = control.varied(corpus.train, corpus.tokenizer, variants=3, most=2, common=0.5)
+    once = control.varied(corpus.train, corpus.tokenizer, variants=1)
+    assert [sorted(a) for a in once.concepts] == [sorted(a) for a in corpus.train.concepts]
+    assert once.concepts != corpus.train.concepts and np.array_equal(once.tokens, corpus.train.tokens)
+    assert 2 * len(once.tokens) < len(found.tokens) <= 3 * len(once.tokens)
+    own = {tuple(sorted(one)) for one in corpus.train.concepts}
+    others = 0
+    for tokens, prompt, concepts in zip(*found, strict=True):
+        assert corpus.tokenizer.decode(prompt) == "".join(" " + word for word in concepts)
+        said = corpus.tokenizer.decode(tokens).replace(".", "").split()
+        assert tuple(sorted(concepts)) in own or (set(concepts) <= set(said) and 1 <= len(concepts) <= 2)
+        others += len(concepts) == 1
+    assert others > 0.2 * len(found.tokens)
+    rare = control.varied(corpus.train, corpus.tokenizer, variants=2, common=1e-6)
+    assert len(rare.tokens) == len(once.tokens)  # no word is that rare
+    with pytest.raises(InputError, match="variants is 0"):
+        control.varied(corpus.train, corpus.tokenizer, variants=0)
+    with pytest.raises(InputError, match="without prompts have no variants"):
+        control.varied(corpus_of([one._replace(concepts=()) for one in sentences()]).train, corpus.tokenizer, variants=1)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -108,6 +108,10 @@ class _Work:
             if data.lower:
                 self.concepts = _lowered(self.concepts)
             self.automaton = constraints([self.concepts], self.spelt, data.length, inflections=data.inflections)[0]
+        if data.paired:
+            self.corpus = self.corpus._replace(
+                train=control.varied(self.corpus.train, tokenizer, variants=data.variants, seed=options.seeds.seed)
+            )
         rows = self.corpus.train
         self.asked = rows.concepts if data.paired else (self.concepts,) * len(rows.tokens)
         if options.guide.method == "lora" and options.guide.rank > options.model.width:

@@ -67,6 +67,8 @@ class TextOptions:
     """V, wanted of byte-pair encodings."""
     length: int = 24
     """T, tokens of a sentence; longer ones are dropped."""
+    variants: int = 4
+    """With --sources: how often a sentence comes, once after its concepts, else after words of its own."""
     prompt_length: int = 24
     """P, tokens of a set's concepts; sentences about longer ones are dropped."""
     held_out: float = 0.05

@@ -230,6 +230,8 @@ class Transformer(nn.Module):
         if position_B is not None:
             self.put_variable("cache", "position", position_B + length)
         told = tokens.shape[-1] if last is None else last
+        if not 1 <= told <= tokens.shape[-1]:
+            raise InputError(f"last is {last}: give a number of positions from 1 to {tokens.shape[-1]}")
         if told != length:  # a prefix, and positions that nobody asks about, need no outputs
             x_PxD = x_PxD.reshape(x_BxLxD.shape)[..., length - told :, :].reshape(-1, c.width)
         x_PxD = RMSNorm(name="norm")(x_PxD)
