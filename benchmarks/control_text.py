@@ -1,18 +1,20 @@
 """CommonGen on two cores (Lin et al. 2020, arXiv 1911.03705): a sentence with given concepts, guided and unguided.
 
-A small transformer learns sentences after their concepts; a hidden Markov model learns the transformer's samples; NADO,
-DiNADO-Soft and DiNADO-Merge learn from labelled samples, in rounds, each from the same number of them. Judged on two collections
-of sets, none of which occurs in training: "held out", of the training file, and "development", whose concepts are others (37% of
-them are no concept of the training file, and hardly any comes twenty times there). Measured: coverage of concepts with all
-inflections, sentences with all of them, BLEU, the base's own nats a token. Intervals are over sets (bootstrap) and over seeds of
-the guides. ``--data`` is a folder with commongen_v1.0.train.src_alpha.txt, commongen_v1.0.train.tgt.txt, common_gen-keys-dev.txt
-and common_gen-ref-dev.txt. Every stage is a file below --cells once it is done:
+A small transformer learns sentences after their concepts, or words of their own; a hidden Markov model learns the transformer's
+samples; NADO, DiNADO-Soft and DiNADO-Merge by LoRA learn from labelled samples, in rounds, each from the same number of them.
+Judged on two collections of sets, none of which occurs in training: "held out", of the training file, and "development", whose
+concepts are others (37% of them are no concept of the training file, and hardly any comes twenty times there). Measured: coverage
+of concepts with all inflections, sentences with all of them, BLEU, the base's own nats a token. Intervals are over seeds of the
+guides; differences between guides on the same sets have theirs over sets (bootstrap). ``--data`` is a folder with
+commongen_v1.0.train.src_alpha.txt, commongen_v1.0.train.tgt.txt, common_gen-keys-dev.txt and common_gen-ref-dev.txt. Every stage
+is a file below --cells once it is done:
 
     python benchmarks/control_text.py --data FOLDER
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.control import generate, guides, text
+from olm.control import generate, guides, measures, text
 from olm.control.keywords import token_bytes
+from olm.control.samples import Samples
 from olm.data.concepts import ConceptSet, read_pairs, read_sets
 from olm.models.hmm import HMM
 from olm.models.transformer import TransformerConfig
@@ -48,18 +51,19 @@ class Preset:
     chain_samples: int = 20_000
     samples: int = 24_000
     rounds: int = 2
-    steps: int = 1200
+    steps: int = 900
     batch: int = 64
     peak: float = 1e-3
-    peak_copy: float = 3e-4
-    sets: int = 200
+    peak_lora: float = 2e-3
+    sets: int = 500
+    tabled_sets: int = 200
     sentences: int = 4
 
 
 FULL = Preset()
 QUICK = Preset(
     vocabulary=300, length=16, prompt=16, width=16, layers=1, heads=2, base_steps=30, states=8, em_steps=3, chain_samples=500,
-    samples=400, rounds=2, steps=20, batch=32, sets=8, sentences=2,
+    samples=400, rounds=2, steps=20, batch=32, sets=8, tabled_sets=4, sentences=2,
 )  # fmt: skip
 UNTRAINED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("unguided", "none", {}),
@@ -67,7 +71,7 @@ UNTRAINED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GeLaTo", "gelato", {}),
     ("GeLaTo, w = 0.3", "gelato", {"weight": 0.3}),
 )
-METHODS = {"NADO": ("nado", True), "DiNADO-Soft": ("dinado", False), "DiNADO-Merge": ("merge", False)}
+METHODS = {"NADO": ("nado", True), "DiNADO-Soft": ("dinado", False), "DiNADO-Merge by LoRA": ("lora", False)}
 
 
 class Bench:
@@ -75,6 +79,7 @@ class Bench:
 
     def __init__(self, preset: Preset, data: Path, cells: Path):
         p = self.preset = preset
+        self._samples: Any = None
         self.folder = _bench.kept_below(cells, p)
         pairs = read_pairs(data / "commongen_v1.0.train.src_alpha.txt", data / "commongen_v1.0.train.tgt.txt")
         corpus = text.read_corpus(pairs, vocabulary=p.vocabulary, length=p.length, prompt_length=p.prompt, lower=True)
@@ -140,6 +145,18 @@ class Bench:
 
         return self.stage("chain", run)
 
+    def samples(self, params: Any, seed: int) -> tuple[Samples, Samples, Any]:
+        """A seed's first samples, those to measure with, and its key; the same for all methods."""
+        if self._samples is None or self._samples[0] != seed:
+            each, train = self.preset.samples // self.preset.rounds, self.corpus.train
+            keys = jax.random.split(jax.random.key(100 + seed), 3)
+            drawn = [
+                text.draw(self.base, params, train.prompts, train.concepts, self.tokens, key, n=n, inflections=True, chunk=512)
+                for key, n in ((keys[0], each), (keys[1], each // 4))
+            ]
+            self._samples = (seed, (drawn[0], drawn[1], keys[2]))
+        return self._samples[1]
+
     def guide(self, name: str, params: Any, rate: float, seed: int) -> tuple[dict[str, Any], Any, Any]:
         """A learned guide."""
         p, train = self.preset, self.corpus.train
@@ -147,36 +164,54 @@ class Bench:
         made = guides.learned(method, self.config, p.length, params, rate=rate)
 
         def run() -> tuple[dict[str, Any], Any]:
-            each = p.samples // p.rounds
-            keys = jax.random.split(jax.random.key(100 + seed), 3)
-            first, held = (
-                text.draw(self.base, params, train.prompts, train.concepts, self.tokens, key, n=n, inflections=True)
-                for key, n in ((keys[0], each), (keys[1], each // 4))
-            )
+            first, held, key = self.samples(params, seed)
             found = guides.explored_guide(
                 made, params, self.config, p.length, train.prompts, train.concepts, self.tokens, first, held, rounds=p.rounds,
-                steps=p.steps, key=keys[2], inflections=True, weighted=weighted, batch_size=p.batch,
-                peak=p.peak_copy if method == "merge" else p.peak, progress=True,
+                steps=p.steps, key=key, inflections=True, weighted=weighted, batch_size=p.batch,
+                peak=p.peak_lora if method == "lora" else p.peak, progress=True,
             )  # fmt: skip
             return {"history": found.history}, found.params["theta"]
 
         numbers, theta = self.stage(f"seed-{seed}/{name}", run)
-        frozen = {"base": params} | ({"reference": params} if method == "merge" else {})
+        frozen = {"base": params} | ({"reference": params} if method == "lora" else {})
         return numbers, made.guide, {"theta": theta, "frozen": frozen}
 
     def judged(self, label: str, control: generate.Control, guide: str, seed: int, collection: str, **how: Any) -> dict[str, Any]:
         """Coverage and the rest on a collection of sets."""
         p, chosen = self.preset, self.sets[collection]
+        chosen = chosen[: p.tabled_sets] if guide in ("mask", "gelato") else chosen  # each of them needs an automaton
 
         def run() -> dict[str, Any]:
             sets = [one.concepts for one in chosen]
             written = generate.write(control, sets, guide=guide, key=jax.random.key(50 + seed), n=p.sentences, timed=True, **how)
             references = [[one.lower() for one in each.references] for each in chosen]
             found = generate.judged(written, sets, references=references, inflections=True)
-            return {**found, "examples": [one[0] for one in written.texts[:8]]}
+            cover = measures.coverage(
+                [one for several in written.texts for one in several],
+                [one for one in sets for _ in range(p.sentences)],
+                inflections=True,
+            )
+            by_set = [part.reshape(len(sets), -1).sum(1).tolist() for part in (cover.found, cover.asked)]
+            return {**found, "examples": [one[0] for one in written.texts[:8]], "covered": by_set[0], "asked": by_set[1]}
 
         name = f"judged on {collection}, {label}"
         return _bench.cell(self.folder / f"seed-{seed}" / f"{name}.json", f"seed {seed}: {name}", run)
+
+
+def differences(of: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Coverage of one guide less that of another on the same sets, all seeds together; intervals over sets (bootstrap)."""
+    found = {}
+    for name, other in itertools.product(METHODS, ("unguided", *METHODS)):
+        if name == other or not all(one in of for one in (name, other)):
+            continue
+        by_seed = np.array([np.subtract(a["covered"], b["covered"]) for a, b in zip(of[name], of[other], strict=True)], float)
+        asked = np.array([one["asked"] for one in of[name]], float)
+        low, high = generate.interval(by_seed.sum(0), asked.sum(0))
+        found[f"{name} less {other}"] = {
+            "mean": float(by_seed.sum() / asked.sum()), "low": low, "high": high,
+            "by_seed": (by_seed.sum(1) / asked.sum(1)).tolist(),
+        }  # fmt: skip
+    return found
 
 
 def main() -> None:
@@ -184,11 +219,11 @@ def main() -> None:
     parser = _bench.parser(__doc__.splitlines()[0], seeds=(0, 1, 2))
     parser.add_argument("--data", type=Path, required=True, help="folder with CommonGen's files")
     parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "control_text", help="finished stages")
-    parser.add_argument("--only", choices=("base", *METHODS), default=None, help="stop after this stage, for a second process")
+    parser.add_argument("--only", nargs="+", choices=("base", *METHODS), help="these stages alone, for a second process")
     args = parser.parse_args()
     bench = Bench(QUICK if args.quick else FULL, args.data, args.cells)
     base, params = bench.trained()
-    if args.only == "base":
+    if args.only == ["base"]:
         return
     chain, hmm = bench.chain(params)
     hmm = HMM(**hmm)
@@ -204,7 +239,7 @@ def main() -> None:
     histories: dict[str, Any] = {}
     for seed in args.seeds:
         for name in METHODS:
-            if args.only not in (None, name):
+            if name not in (args.only or METHODS):
                 continue
             numbers, guide, learned = bench.guide(name, params, chain["rate"], seed)
             histories.setdefault(name, []).append(numbers["history"])
@@ -228,8 +263,21 @@ def main() -> None:
         for name, found in of.items()
         for m in found
     )
+    compared = {collection: differences(of) for collection, of in rows.items()}
+    _bench.table(
+        {"sets": collection, "coverage": name, **{k: one[k] for k in ("mean", "low", "high")}}
+        for collection, of in compared.items()
+        for name, one in of.items()
+    )
     if args.only is None:
-        found = {"base": base, "chain": chain, "guides": histories, "rows": rows, "summary": summary}
+        thin = {
+            collection: {
+                name: [{k: v for k, v in one.items() if k not in ("covered", "asked")} for one in each]
+                for name, each in of.items()
+            }
+            for collection, of in rows.items()
+        }
+        found = {"base": base, "chain": chain, "guides": histories, "rows": thin, "summary": summary, "differences": compared}
         _bench.save("control_text", {"preset": vars(bench.preset), **found}, args)
 
 

@@ -73,3 +73,6 @@ def control_text(result: dict[str, Any]) -> Iterator[Row]:
     for (collection, summary), (measure, digits, words) in itertools.product(result["summary"].items(), measures):
         shown = "; ".join(f"{name} {estimate(row[measure], digits)}" for name, row in summary.items() if measure in row)
         yield f"CommonGen, {collection} sets, {words}; {len(result['seeds'])} seeds of guides and samples", shown
+    for collection, differences in result["differences"].items():
+        shown = "; ".join(f"{name} {estimate(one, 3)}" for name, one in differences.items())
+        yield f"CommonGen, {collection} sets, difference of coverage on the same sets; interval over sets", shown

@@ -40,6 +40,7 @@ def case(name: str) -> tuple[Network, dict[str, Any]]:
     longer = TransformerConfig(vocabulary=V, length=P + T + 3, width=8, layers=2, heads=2)
     made = {
         "small": lambda: network.small(CONFIG, V, BEGIN),
+        "pointer": lambda: network.small(CONFIG, V, BEGIN, pointer=1),
         "copy": lambda: network.copy(COPIED, 0),
         "lora": lambda: network.copy(COPIED, 0, rank=2, alpha=6.0),
         "prompted": lambda: network.prompted(longer, 0, 3),
@@ -66,7 +67,7 @@ def inputs(name: str) -> tuple[Any, dict[str, Any], Any]:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["small", "copy", "lora", "prompted", "table"])
+@pytest.mark.parametrize("name", ["small", "pointer", "copy", "lora", "prompted", "table"])
 def test_step_by_step_is_all_at_once_and_nothing_at_first(name: str) -> None:
     net, start = case(name)
     tokens, context, log_p = inputs(name)

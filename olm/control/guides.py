@@ -67,7 +67,7 @@ def learned(method: str, config: TransformerConfig, length: int, base_params: Py
     if method in ("merge", "lora"):
         net, frozen["reference"] = network.copy(config, BEGIN, rank=rank if method == "lora" else None), base_params
     else:
-        net = network.small(config, config.vocabulary, BEGIN)
+        net = network.small(config, config.vocabulary, BEGIN, pointer=END)
 
     def init(key: Array) -> PyTree:
         params = nado.start(net, key, **frozen)

@@ -67,13 +67,16 @@ def _mlp(params: PyTree, hidden: Array) -> Array:
 
 
 @functools.cache
-def small(config: TransformerConfig, vocabulary: int, begin: int) -> Network:
+def small(config: TransformerConfig, vocabulary: int, begin: int, *, pointer: int | None = None) -> Network:
     """A transformer with zero-initialised heads.
 
     Args:
       config: the body; its vocabulary counts all input symbols: tokens, prompt symbols, ``begin``.
       vocabulary: V, tokens that may come next.
       begin: the symbol before y_1.
+      pointer: for prompts that spell the tokens asked for, the token that pads them and ends sequences: every prefix then has a
+        number for the prompt's tokens not written yet, one for those written and one for the end, added to the shape; the norm
+        reads how many are not written (pointers: Vinyals et al. 2015, arXiv 1506.03134). None: nothing of this.
 
     Returns:
       A `Network`.
@@ -86,17 +89,40 @@ def small(config: TransformerConfig, vocabulary: int, begin: int) -> Network:
     """
     body, step = transformers.hidden(config), transformers.advance(config, headless=True)
 
+    features = 0 if pointer is None else 2
+
     def init(key: Array) -> PyTree:
         of_body, of_norm = jax.random.split(key)
-        return {
+        norm = _mlp_init(of_norm, config.width + features)
+        theta = {
             "body": transformers.init_body(config)(of_body),
             "head": jnp.zeros((config.width, vocabulary)),
-            "norm": _mlp_init(of_norm, config.width),
+            "norm": norm,
             "root": {"weight": jnp.zeros(config.width), "bias": jnp.zeros(())},
         }
+        if pointer is not None:
+            theta["pointer"] = {"up": norm["up"], "down": jnp.zeros((*norm["down"].shape, 3)), "bias": jnp.zeros(3)}
+        return theta
 
-    def heads(theta: PyTree, hidden: Array) -> Heads:
-        return Heads(hidden @ theta["head"], _mlp(theta["norm"], hidden))
+    def prompt_of(context: Context, n: int) -> Array:
+        return context["prompt"] if pointer is not None and "prompt" in context else jnp.zeros((n, 0), jnp.int32)
+
+    def heads(theta: PyTree, hidden_BxLxD: Array, prompt_BxP: Array, said_BxLxP: Array) -> Heads:
+        shape_BxLxV = hidden_BxLxD @ theta["head"]
+        if pointer is None:
+            return Heads(shape_BxLxV, _mlp(theta["norm"], hidden_BxLxD))
+        again_BxP = jnp.tril(prompt_BxP[:, :, None] == prompt_BxP[:, None, :], -1).any(-1)
+        valid_Bx1xP = ((prompt_BxP != pointer) & ~again_BxP)[:, None]
+        left_BxLx1 = (valid_Bx1xP & ~said_BxLxP).sum(-1, keepdims=True)
+        seen = jnp.concatenate([hidden_BxLxD, left_BxLx1, left_BxLx1 == 0], -1)
+        numbers = _mlp(theta["pointer"], seen)
+        each_BxLxP = jnp.where(valid_Bx1xP, jnp.where(said_BxLxP, numbers[..., 1:2], numbers[..., :1]), 0.0)
+        hot_BxPxV = jax.nn.one_hot(prompt_BxP, vocabulary, dtype=each_BxLxP.dtype)
+        shape_BxLxV = shape_BxLxV + jnp.einsum("blp,bpv->blv", each_BxLxP, hot_BxPxV)
+        return Heads(shape_BxLxV.at[..., pointer].add(numbers[..., 2]), _mlp(theta["norm"], seen))
+
+    def first(found: Heads) -> Heads:
+        return Heads(found.shape[:, 0], found.norm[:, 0])
 
     def root(theta: PyTree, hidden: Array) -> Array:
         return hidden @ theta["root"]["weight"] + theta["root"]["bias"]
@@ -104,17 +130,22 @@ def small(config: TransformerConfig, vocabulary: int, begin: int) -> Network:
     def whole(params: PyTree, tokens: Array, context: Context) -> tuple[Array, Heads]:
         theta = params["theta"]
         inputs = jnp.concatenate([opening(context, begin), tokens[:, :-1].astype(jnp.int32)], 1)
-        hidden = body(theta["body"], inputs, last=tokens.shape[1])
-        return root(theta, hidden[:, 0]), heads(theta, hidden)
+        hidden, prompt = body(theta["body"], inputs, last=tokens.shape[1]), prompt_of(context, tokens.shape[0])
+        said = jnp.cumsum(tokens[:, :-1, None] == prompt[:, None, :], 1) > 0
+        return root(theta, hidden[:, 0]), heads(theta, hidden, prompt, jnp.pad(said, ((0, 0), (1, 0), (0, 0))))
 
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array, Heads]:
         theta, inputs = params["theta"], opening(context, begin)
         cache, hidden = step(theta["body"], transformers.start(config, inputs.shape[0]), inputs)
-        return cache, root(theta, hidden[:, -1]), heads(theta, hidden[:, -1])
+        prompt = prompt_of(context, inputs.shape[0])
+        said = jnp.zeros(prompt.shape, bool)
+        return (cache, prompt, said), root(theta, hidden[:, -1]), first(heads(theta, hidden[:, -1:], prompt, said[:, None]))
 
-    def advance(params: PyTree, cache: PyTree, tokens: Array) -> tuple[PyTree, Heads]:
+    def advance(params: PyTree, state: PyTree, tokens: Array) -> tuple[PyTree, Heads]:
+        cache, prompt, said = state
+        said = said | (prompt == tokens[:, None])
         cache, hidden = step(params["theta"]["body"], cache, tokens[:, None])
-        return cache, heads(params["theta"], hidden[:, 0])
+        return (cache, prompt, said), first(heads(params["theta"], hidden, prompt, said[:, None]))
 
     return Network(init, whole, start, advance)
 
