@@ -41,6 +41,7 @@ class Preset:
 
 
 FULL = Preset()
+EPOCHS = 4  # of fine-tuning and prompt tuning, over accepted samples
 QUICK = Preset(vocabulary=16, states=4, length=8, samples=400, rounds=2, steps=40, width=8, copy_width=8, judged=32, em_steps=3)
 
 
@@ -77,6 +78,7 @@ METHODS: dict[str, Method] = {
     "DiNADO-Merge, explored": Method(SOFT, "copy", explored=True, temperature=2.0),
     "DiNADO-Merge by LoRA, explored": Method(SOFT, "lora", explored=True, temperature=2.0),
     "NADO's form, DiNADO's loss, explored": Method(Nado("nado", "last"), explored=True, temperature=2.0),
+    "DiNADO's form, NADO's loss, explored": Method(Nado("soft"), explored=True, weighted=True, temperature=2.0),
     "FUDGE": Method("fudge"),
     "fine-tuning": Method("likelihood", "copy"),
     "prompt tuning": Method("likelihood", "prompted"),
@@ -230,6 +232,8 @@ class Bench:
                 return {"accepted": 0, "samples": n, "rate": 0.0, "kl": None}
             pool = jax.tree.map(lambda x: x[np.resize(keep_rows, max(len(keep_rows), p.batch))], first.batch)
             first = samples.Samples(pool, jnp.ones(len(pool["label"])), first.rate)
+            # More epochs than a few learn the accepted samples by heart.
+            steps = min(max(EPOCHS * len(keep_rows) // p.batch, 50), p.steps)
         seen = terms(method.settings, net) if isinstance(method.settings, Nado) else None
 
         def measures(params: Any) -> dict[str, float]:
