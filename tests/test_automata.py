@@ -335,3 +335,12 @@ def test_bad_input_says_what_to_change(call: Callable, message: str) -> None:
         call()
     text = str(error.value)
     assert (text.startswith(message) if message.endswith(": ") else text == message) and "\n" not in text
+
+
+def test_automata_run_inside_compiled_programs_on_tokens_known_before() -> None:
+    tokens = jnp.array([[0, 1, 1], [1, 0, 0]])
+    expected = run(TWO, tokens)
+    for known in (tokens, np.asarray(tokens)):
+        assert np.array_equal(jax.jit(lambda known=known: run(TWO, known))(), expected)
+    with pytest.raises(InputError, match="tokens reach from 0 to 2"):
+        run(TWO, np.array([[0, 2]]))

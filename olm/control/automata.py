@@ -106,8 +106,13 @@ def run_stacked(stacked: Automaton, which_B: Array, tokens_BxT: Array) -> Array:
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise InputError(f"{name} are {ids.dtype}: give integers")
         # A gather would clamp them in silence; traced values cannot be looked at.
-        if not isinstance(ids, jax.core.Tracer) and ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < bound:
-            raise InputError(f"{name} reach from {int(ids.min())} to {int(ids.max())}: give ids in 0 … {bound - 1}")
+        if isinstance(ids, jax.core.Tracer) or not ids.size:
+            continue
+        low, high = (
+            int(end) for end in (np.asarray(ids).min(), np.asarray(ids).max())
+        )  # numpy: constants of a traced program too
+        if not 0 <= low <= high < bound:
+            raise InputError(f"{name} reach from {low} to {high}: give ids in 0 … {bound - 1}")
 
     def step(state_B: Array, token_B: Array) -> tuple[Array, Array]:
         state_B = transition[which_B, state_B, token_B]
