@@ -320,10 +320,8 @@ def statements(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         compare(f"Soft below Hard, {rate:g}", group, "DiNADO-Soft", "DiNADO-Hard")
         compare(f"Soft below Hard, explored, {rate:g}", group, "DiNADO-Soft, explored", "DiNADO-Hard, explored")
         compare(f"Merge below the small heads, {rate:g}", group, "DiNADO-Merge, explored", "DiNADO-Soft, explored")
-        compare(
-            f"DiNADO's loss over NADO's form below NADO, explored, {rate:g}", group, "NADO's form, DiNADO's loss, explored",
-            "NADO, explored",
-        )  # fmt: skip
+        for name in ("NADO's form, DiNADO's loss", "DiNADO's form, NADO's loss"):
+            compare(f"{name}, below NADO, explored, {rate:g}", group, f"{name}, explored", "NADO, explored")
         for name in ("DiNADO-Soft, explored", "DiNADO-Merge, explored", "DiNADO-Merge by LoRA, explored"):
             compare(f"forgetting of {name} below fine-tuning's, {rate:g}", group, name, "fine-tuning", "forgetting")
         for name in ("NADO", "DiNADO-Soft", "NADO, explored", "DiNADO-Soft, explored"):
@@ -397,7 +395,7 @@ def summarised(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
                     and measure != "seconds"
                     and all(isinstance(v, float) and np.isfinite(v) for v in values)
                 ):
-                    row[measure] = _bench.interval(values)
+                    row[measure] = _bench.interval(values, geometric=measure == "kl" and min(values) > 0)
             found.setdefault(group, {})[name] = row
     return found
 

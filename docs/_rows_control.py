@@ -47,7 +47,10 @@ def control(result: dict[str, Any]) -> Iterator[Row]:
     ):
         rows = {name: row for name, row in summary[group].items() if "kl" in row}
         rate = summary[group]["task"]["rate"]["mean"]
-        for measure, digits, words in (("kl", 3, "KL(q* ‖ q), nats a sequence"), ("satisfaction", 2, "satisfaction")):
+        for measure, digits, words in (
+            ("kl", 3, "KL(q* ‖ q), nats a sequence, geometric mean"),
+            ("satisfaction", 2, "satisfaction"),
+        ):
             ranked = sorted(rows, key=lambda name: rows[name]["kl"]["mean"])
             shown = "; ".join(f"{name} {estimate(rows[name][measure], digits)}" for name in ranked if measure in rows[name])
             yield f"controlled generation, R(x) ≈ {rate:.1g}, {words}; {count} seeds", shown
