@@ -195,7 +195,7 @@ def test_every_sequence_of_a_batch_reads_the_prompt() -> None:
     together = forward(params, tokens[:, :4], prefix=prefix)
     for row, states in zip(tokens[:, :4], together, strict=True):
         np.testing.assert_allclose(states, forward(params, row[None], prefix=prefix)[0], rtol=1e-12, atol=1e-12)
-    some = forward(params, tokens[:, :4], prefix=prefix, last=2)
+    some = transformer.hidden(TINY)(params, tokens[:, :4], prefix=prefix, last=2)
     np.testing.assert_allclose(some, together[:, 2:], rtol=1e-12, atol=1e-12)
     gradient = jax.jit(jax.grad(lambda prefix: (transformer.hidden(TINY)(params, tokens[:, :4], prefix=prefix) ** 3).sum()))(
         prefix
