@@ -208,6 +208,7 @@ def test_a_full_disk_and_a_divergence_end_with_status_3(
         (["train"], "give sentences as --text FILE"),
         (["train", "--text", "own.txt", "--sources", "src.txt", "--targets", "tgt.txt"], "give sentences as --text FILE"),
         (["train", "--sources", "src.txt"], "--sources and --targets go together"),
+        (["train", "--sources", "src.txt", "--targets", "tgt.txt", "--variants", "0"], "variants is 0"),
         (["train", "--sources", "src.txt", "--targets", "tgt.txt", "--keywords", "dog"], "leave --keywords out"),
         (["train", "--sources", "src.txt", "--targets", "keys.txt"], "give files whose lines belong together"),
         (["train", "--text", "own.txt"], "method dinado learns what to hold: give --keywords"),
