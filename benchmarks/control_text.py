@@ -1,8 +1,8 @@
 """CommonGen on two cores (Lin et al. 2020, arXiv 1911.03705): a sentence with given concepts, guided and unguided.
 
 A small transformer learns sentences after their concepts, or words of their own; a hidden Markov model learns the transformer's
-samples; NADO, DiNADO-Soft and DiNADO-Merge by LoRA learn from labelled samples, in rounds, each from the same number of them.
-Judged on two collections of sets, none of which occurs in training: "held out", of the training file, and "development", whose
+samples; NADO, DiNADO-Soft (labels at the end or at every prefix) and DiNADO-Merge by LoRA learn from labelled samples, in
+rounds, each from the same number of them. Judged on two collections of sets, none of which occurs in training: "held out", of the training file, and "development", whose
 concepts are others (37% of them are no concept of the training file, and hardly any comes twenty times there). Measured: coverage
 of concepts with all inflections, sentences with all of them, BLEU, the base's own nats a token. Intervals are over seeds of the
 guides; differences between guides on the same sets have theirs over sets (bootstrap). ``--data`` is a folder with
@@ -71,7 +71,12 @@ UNTRAINED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GeLaTo", "gelato", {}),
     ("GeLaTo, w = 0.3", "gelato", {"weight": 0.3}),
 )
-METHODS = {"NADO": ("nado", True), "DiNADO-Soft": ("dinado", False), "DiNADO-Merge by LoRA": ("lora", False)}
+METHODS = {
+    "NADO": "nado",
+    "DiNADO-Soft": "dinado",
+    "DiNADO-Soft, labels at every prefix": "dense",
+    "DiNADO-Merge by LoRA": "lora",
+}
 
 
 class Bench:
@@ -160,14 +165,14 @@ class Bench:
     def guide(self, name: str, params: Any, rate: float, seed: int) -> tuple[dict[str, Any], Any, Any]:
         """A learned guide."""
         p, train = self.preset, self.corpus.train
-        method, weighted = METHODS[name]
+        method = METHODS[name]
         made = guides.learned(method, self.config, p.length, params, rate=rate)
 
         def run() -> tuple[dict[str, Any], Any]:
             first, held, key = self.samples(params, seed)
             found = guides.explored_guide(
                 made, params, self.config, p.length, train.prompts, train.concepts, self.tokens, first, held, rounds=p.rounds,
-                steps=p.steps, key=key, inflections=True, weighted=weighted, batch_size=p.batch,
+                steps=p.steps, key=key, inflections=True, weighted=method in guides.WEIGHTED, batch_size=p.batch,
                 peak=p.peak_lora if method == "lora" else p.peak, progress=True,
             )  # fmt: skip
             return {"history": found.history}, found.params["theta"]

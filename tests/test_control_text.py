@@ -288,7 +288,7 @@ def test_the_weight_is_between_the_base_and_the_chains_posterior(trained: Contro
         weighted(5, 5, 1.5)
 
 
-@pytest.mark.parametrize("method", ["dinado", "nado", "hard", "merge", "lora", "fudge"])
+@pytest.mark.parametrize("method", ["dinado", "dense", "nado", "hard", "merge", "lora", "fudge"])
 def test_every_method_begins_as_the_base_and_learns_from_its_samples(
     trained: Control, corpus: control.Corpus, method: str
 ) -> None:

@@ -231,11 +231,10 @@ class _Work:
                     guide, learned_from, held_out, weighted=options.draw.temperature != 1, **how, **watching
                 )
             else:
-                # What is learned at every prefix, or from accepted samples, needs the weights of samples that are not the base's.
                 found = guides.explored_guide(
                     guide, params, self.model, options.data.length, self.corpus.train.prompts, self.asked, self.spelt,
                     learned_from, held_out, rounds=chosen.rounds, inflections=options.data.inflections,
-                    weighted=chosen.method in ("nado", "fudge"), run=run, progress=watching["progress"], **how,
+                    weighted=chosen.method in guides.WEIGHTED, run=run, progress=watching["progress"], **how,
                 )  # fmt: skip
             run.save("params", found.params["theta"], {"rate": samples.rate})
             return {"loss": found.history[-1]["loss"], "loss_before": found.history[0]["loss"]}

@@ -175,8 +175,9 @@ class GuideOptions:
     """The guide."""
 
     method: Annotated[str, arg(metavar="{" + ",".join(METHODS) + "}")] = "dinado"
-    """dinado: DiNADO-Soft; nado; hard: consistent by construction; merge, lora: DiNADO over a copy of the base, all its weights
-    or adapters; gelato: nothing is learned but the hidden Markov model; fudge: a classifier of prefixes."""
+    """dinado: DiNADO-Soft; dense: the same, labels at every prefix; nado; hard: consistent by construction; merge, lora: DiNADO
+    over a copy of the base, all its weights or adapters; gelato: nothing is learned but the hidden Markov model; fudge: a
+    classifier of prefixes."""
     guide_steps: int = 1000
     """Steps of AdamW."""
     guide_peak: float = 1e-3

@@ -25,6 +25,10 @@ from olm.models.transformer import TransformerConfig
 from olm.types import Array, PyTree
 
 
+WEIGHTED = ("nado", "dense", "fudge")
+"""Methods with labels at every prefix, which need the weights of samples that are not the base's."""
+
+
 class Learned(NamedTuple):
     """A guide that samples teach: ``init(key) -> {"theta", "frozen"}``, ``losses(params, batch) -> [B]`` in nats, ``guide``."""
 
@@ -37,8 +41,9 @@ def learned(method: str, config: TransformerConfig, length: int, base_params: Py
     """The guide of a method.
 
     Args:
-      method: dinado (form soft), hard or nado with a transformer of their own, which starts as the base with new heads; merge or
-        lora: form soft over a copy of the base, all its weights or adapters; fudge.
+      method: dinado (form soft), dense (form soft, labels at every prefix as nado has them), hard or nado with a transformer of their
+        own, which starts as the base with new heads; merge or lora: form soft over a copy of the base, all its weights or adapters;
+        fudge.
       config: the base's sizes, and the guide's.
       length: T.
       base_params: the base's parameters.
@@ -60,9 +65,11 @@ def learned(method: str, config: TransformerConfig, length: int, base_params: Py
         found = baselines.fudge(config, config.vocabulary, BEGIN)
         return Learned(lambda key: {"theta": found.init(key), "frozen": {}}, found.losses, found.guide)
     rate = float(np.clip(rate, 1e-3, 0.999))
-    settings = {"nado": nado.Nado("nado", rate=rate), "hard": nado.Nado("hard", "last", 0.0, rate=rate)}.get(
-        method, nado.Nado("soft", "last", rate=rate)
-    )
+    settings = {
+        "nado": nado.Nado("nado", rate=rate),
+        "dense": nado.Nado("soft", rate=rate),
+        "hard": nado.Nado("hard", "last", 0.0, rate=rate),
+    }.get(method, nado.Nado("soft", "last", rate=rate))
     frozen = {"base": base_params}
     if method in ("merge", "lora"):
         net, frozen["reference"] = network.copy(config, BEGIN, rank=rank if method == "lora" else None), base_params
@@ -143,7 +150,7 @@ def explored_guide(
       steps: of all rounds together.
       key: random key.
       inflections: every inflection of a word will do.
-      weighted: weigh samples by p over the mixture they came from; needed where labels are learned at every prefix (nado).
+      weighted: weigh samples by p over the mixture they came from; needed by the methods in `WEIGHTED`.
       more: ``batch_size``, ``peak``, ``run``, ``progress`` of `olm.control.explore.rounds`.
 
     Returns:

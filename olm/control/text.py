@@ -42,7 +42,7 @@ from olm.records import Run
 from olm.types import Array, PyTree
 
 BEGIN, END = UNKNOWN, PAD
-METHODS = ("dinado", "nado", "hard", "merge", "lora", "gelato", "fudge")
+METHODS = ("dinado", "dense", "nado", "hard", "merge", "lora", "gelato", "fudge")
 
 Concept = str | tuple[str, ...]
 """A word, or alternatives of which one will do."""
