@@ -24,7 +24,6 @@ from olm.errors import InputError
 from olm.models.transformer import TransformerConfig
 from olm.types import Array, PyTree
 
-
 WEIGHTED = ("nado", "dense", "fudge")
 """Methods with labels at every prefix, which need the weights of samples that are not the base's."""
 
@@ -41,9 +40,9 @@ def learned(method: str, config: TransformerConfig, length: int, base_params: Py
     """The guide of a method.
 
     Args:
-      method: dinado (form soft), dense (form soft, labels at every prefix as nado has them), hard or nado with a transformer of their
-        own, which starts as the base with new heads; merge or lora: form soft over a copy of the base, all its weights or adapters;
-        fudge.
+      method: dinado (form soft), dense (form soft, labels at every prefix as nado has them), hard or nado with a transformer of
+        their own, which starts as the base with new heads; merge or lora: form soft over a copy of the base, all its weights or
+        adapters; fudge.
       config: the base's sizes, and the guide's.
       length: T.
       base_params: the base's parameters.
