@@ -108,6 +108,7 @@ class _Work:
             if data.lower:
                 self.concepts = _lowered(self.concepts)
             self.automaton = constraints([self.concepts], self.spelt, data.length, inflections=data.inflections)[0]
+        self.sentences = len(self.corpus.train.tokens)
         if data.paired:
             self.corpus = self.corpus._replace(
                 train=control.varied(self.corpus.train, tokenizer, variants=data.variants, seed=options.seeds.seed)
@@ -123,7 +124,7 @@ class _Work:
     def config(self) -> dict[str, Any]:
         corpus, groups = self.corpus, {name: dataclasses.asdict(getattr(self.options, name)) for name in GROUPS}
         data = {
-            "sentences": len(corpus.train.tokens),
+            "sentences": self.sentences,
             "held_out": len(corpus.held_out.tokens),
             "dropped": corpus.dropped,
             "vocabulary": corpus.tokenizer.vocabulary,
@@ -166,7 +167,7 @@ class _Work:
             run.save("params", found.params)
             return {"loss": found.history[-1]["loss"], "parameters": self.model.parameters}
 
-        about = f"{options.base.steps} steps, {self.model.parameters:,} parameters, {len(self.corpus.train.tokens):,} sentences"
+        about = f"{options.base.steps} steps, {self.model.parameters:,} parameters, {self.sentences:,} sentences"
         run = self.stage("base", ("model", "base", "seeds"), about, make)
         return jax.tree.map(jnp.asarray, run.load("params", like))
 
