@@ -27,7 +27,7 @@ def control_exactness(result: dict[str, Any]) -> Iterator[Row]:
     worst_q, met = max(row["|log q − log q*|"] for row in gelato), min(row["satisfied"] for row in gelato)
     yield (
         f"GeLaTo over its own chain, R(x) from {max(rates):.2f} to {min(rates):.1e}, {gelato[0]['samples']:,} samples each",
-        f"largest |log q − log q*| {worst_q:.1e}; satisfied {met:.0%}",
+        f"largest difference of log q and log q* {worst_q:.1e}; satisfied {met:.0%}",
     )
     lora = result["lora"]
     apart, relative = max(row["merged − unmerged"] for row in lora), max(row["relative"] for row in lora)

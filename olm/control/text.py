@@ -148,7 +148,8 @@ def varied(rows: Rows, tokenizer: Tokenizer, *, variants: int, most: int = 5, co
       rows: sentences with prompts.
       tokenizer: of the corpus.
       variants: how often each sentence comes: the first time after its own concepts in random order, then after 1 to ``most``
-        words of its own, of three letters or more. Variants whose prompts are too long are left out.
+        words of its own, of three letters or more. Variants whose prompts are too long are left out; one may by chance be a set
+        of concepts that is held out, of another sentence.
       most: words.
       common: words of a larger share of the sentences are not prompted with: they tell nothing.
       seed: of the choices.
