@@ -3,9 +3,9 @@
 A small transformer learns sentences after their concepts, or words of their own; a hidden Markov model learns the transformer's
 samples; NADO, DiNADO-Soft (labels at the end or at every prefix) and DiNADO-Merge by LoRA learn from labelled samples, in
 rounds, each from the same number of them. Judged on two collections of sets, none of which occurs in training: "held out", of the
-training file, and "development", most of whose concepts are rare or none in the training file. Measured: coverage of concepts with
-all inflections, sentences with all of them, BLEU, the base's own nats a token. Intervals are over seeds of the guides; differences
-between guides on the same sets have theirs over sets (bootstrap). ``--data`` is a folder with
+training file, and "development", most of whose concepts are rare or none in the training file. Measured: coverage of concepts
+with all inflections, sentences with all of them, BLEU, the base's own nats a token. Intervals are over seeds of the guides;
+differences between guides on the same sets have theirs over sets (bootstrap). ``--data`` is a folder with
 commongen_v1.0.train.src_alpha.txt, commongen_v1.0.train.tgt.txt, common_gen-keys-dev.txt and common_gen-ref-dev.txt. Every stage
 is a file below --cells once it is done:
 
