@@ -5,6 +5,7 @@ KL(q* ‖ q) is computed exactly at every step, along fresh samples of q*. Metho
 called "explored" draw a part of them from what they have learned. Presets are in LOG.md. Sections:
 
 ``sparse``         every method at R(x) of about 10⁻¹ … 10⁻⁴
+``longer``         two methods at the smallest R(x), five times the samples and four times the steps
 ``budget``         KL against the number of samples, two clauses of rare tokens
 ``capacity``       networks of growing size at R(x) = 10⁻²
 ``inits``          ten initialisations of one run (four on later seeds): spread of R and of q
@@ -41,9 +42,10 @@ from olm.control import decode, formality, nado, network, posterior, samples, ta
 from olm.control.model import compiled, guided, log_likelihood, product
 from olm.control.train import task as task_of
 
-SECTIONS = ("sparse", "budget", "capacity", "inits", "compositional", "gradients", "formality", "weights")
+SECTIONS = ("sparse", "longer", "budget", "capacity", "inits", "compositional", "gradients", "formality", "weights")
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 UNTRAINED = ("base", "masking", "GeLaTo, chain of 8 states", "GeLaTo, chain of 4 states", "rejection, 64 tries")
+LONGER = ("NADO, explored", "DiNADO-Soft, explored")
 BUDGETS = (2500, 5000, 10_000, 20_000)
 BUDGETED = ("NADO", "NADO, explored", "DiNADO-Soft", "DiNADO-Soft, explored", "DiNADO-Hard, explored")
 WIDTHS = (8, 16, 32, 64)
@@ -59,6 +61,17 @@ def sparse(bench: Bench, quick: bool) -> None:
             bench.cell(group, name, lambda name=name, task=task: bench.untrained(name, task))
         for name in list(METHODS)[:1] + list(METHODS)[4:5] if quick else METHODS:
             bench.cell(group, name, lambda name=name, task=task: bench.run(METHODS[name], task))
+
+
+def longer(bench: Bench, quick: bool) -> None:
+    """Whether what the small rates lack is samples and steps."""
+    p = bench.preset
+    for rate, name in itertools.product(RATES[2:3] if quick else RATES[2:], LONGER):
+        task = bench.sparse(rate)
+        bench.cell(
+            f"longer-{rate:g}", name,
+            lambda name=name, task=task: bench.run(METHODS[name], task, n=5 * p.samples, steps=4 * p.steps),
+        )  # fmt: skip
 
 
 def budget(bench: Bench, quick: bool) -> None:
@@ -267,7 +280,7 @@ def weights(bench: Bench, quick: bool) -> None:
 
 
 RUNS = {
-    "sparse": sparse, "budget": budget, "capacity": capacity, "inits": inits, "compositional": compositional,
+    "sparse": sparse, "longer": longer, "budget": budget, "capacity": capacity, "inits": inits, "compositional": compositional,
     "gradients": gradients, "formality": style, "weights": weights,
 }  # fmt: skip
 
@@ -330,6 +343,7 @@ def statements(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
                 found[f"regularisation of {name} below .5, {rate:g}"] = verdict(
                     [max(row["consistency"] for row in run["history"]) for run in runs], bound=0.5
                 )
+        compare(f"DiNADO-Soft below NADO, explored, five times the samples, {rate:g}", f"longer-{rate:g}", *reversed(LONGER))
     for measure in ("log_r", "log_q"):
         compare(
             f"spread of {measure[-1].upper() if measure == 'log_r' else 'q'} over initialisations below NADO's",

@@ -110,8 +110,8 @@ class Bench:
             fitting = [one for one in new if len(corpus.tokenizer.encode(text.spelt_prompt(one.concepts))) <= p.prompt]
             self.sets[name] = [fitting[i] for i in np.random.default_rng(0).permutation(len(fitting))[: p.sets]]
 
-    def stage(self, name: str, run: Any) -> tuple[dict[str, Any], Any]:
-        """A stage's numbers and arrays, from its files or made now."""
+    def stage(self, name: str, run: Any, like: Any = None) -> tuple[dict[str, Any], Any]:
+        """A stage's numbers and arrays (of the structure of ``like``), from its files or made now."""
         path = self.folder / f"{name}.npz"
 
         def kept() -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Bench:
             return numbers
 
         numbers = _bench.cell(self.folder / f"{name}.json", name, kept)
-        return numbers, jax.tree.map(jnp.asarray, load_arrays(path))
+        return numbers, jax.tree.map(jnp.asarray, load_arrays(path, like))
 
     def trained(self) -> tuple[dict[str, Any], Any]:
         """The base."""
@@ -180,7 +180,8 @@ class Bench:
             )  # fmt: skip
             return {"history": found.history}, found.params["theta"]
 
-        numbers, theta = self.stage(f"seed-{seed}/{name}", run)
+        like = jax.eval_shape(lambda: made.init(jax.random.key(0))["theta"])
+        numbers, theta = self.stage(f"seed-{seed}/{name}", run, like)
         frozen = {"base": params} | ({"reference": params} if method == "lora" else {})
         return numbers, made.guide, {"theta": theta, "frozen": frozen}
 
