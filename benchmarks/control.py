@@ -397,20 +397,27 @@ def summarised(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Every number of every run, with its interval over seeds."""
     found: dict[str, Any] = {}
     for group in every[0]:
-        for name, run in every[0][group].items():
+        for name in every[0][group]:
             runs = [one.get(group, {}).get(name) for one in every]
             if not all(runs):
                 continue
-            row = {}
-            for measure, value in run.items():
-                values = [one.get(measure) for one in runs]
-                if (
-                    isinstance(value, float)
-                    and measure != "seconds"
-                    and all(isinstance(v, float) and np.isfinite(v) for v in values)
-                ):
-                    row[measure] = _bench.interval(values, geometric=measure == "kl" and min(values) > 0)
-            found.setdefault(group, {})[name] = row
+            flat = [_numbers(run) for run in runs]
+            found.setdefault(group, {})[name] = {
+                measure: _bench.interval(values, geometric=measure.split(", ")[-1] == "kl" and min(values) > 0)
+                for measure in flat[0]
+                if all(measure in one for one in flat) and np.isfinite(values := [one[measure] for one in flat]).all()
+            }
+    return found
+
+
+def _numbers(run: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a run by name; of a table in it as "table, name"."""
+    found = {}
+    for measure, value in run.items():
+        if isinstance(value, dict):
+            found |= {f"{measure}, {name}": number for name, number in _numbers(value).items()}
+        elif isinstance(value, float) and measure != "seconds":
+            found[measure] = value
     return found
 
 

@@ -40,31 +40,115 @@ def control_exactness(result: dict[str, Any]) -> Iterator[Row]:
 
 
 def control(result: dict[str, Any]) -> Iterator[Row]:
-    """Every method at every rate, samples needed, and the claims with their verdicts."""
+    """Every method at every rate, every other section, samples needed, and the claims with their verdicts."""
     summary, count = result["summary"], len(result["runs"])
-    for group in sorted(
-        (name for name in summary if name.startswith("sparse-")), key=lambda name: -float(name.partition("-")[2])
-    ):
-        rows = {name: row for name, row in summary[group].items() if "kl" in row}
-        rate = summary[group]["task"]["rate"]["mean"]
-        for measure, digits, words in (
-            ("kl", 3, "KL(q* ‖ q), nats a sequence, geometric mean"),
-            ("satisfaction", 2, "satisfaction"),
-        ):
-            ranked = sorted(rows, key=lambda name: rows[name]["kl"]["mean"])
-            shown = "; ".join(f"{name} {estimate(rows[name][measure], digits)}" for name in ranked if measure in rows[name])
+    yield from _rates(
+        result,
+        ("kl", 3, "KL(q* ‖ q), nats a sequence, geometric mean"),
+        ("satisfaction", 2, "satisfaction"),
+        ("gap", 2, "consistency gap of the values, relative"),
+        ("forgetting", 3, "KL(p ‖ q) where q* is p, nats a token"),
+    )
+    yield from _longer(result)
+    by_method: dict[str, list[str]] = {}
+    for name, row in summary["budget"].items():
+        if "kl" in row:
+            method, samples = name.rsplit(", ", 1)
+            by_method.setdefault(method, []).append((int(samples), f"{int(samples):,}: {estimate(row['kl'], 3)}"))
+    for method, cells in by_method.items():
+        shown = "; ".join(text for _, text in sorted(cells))
+        yield f"two clauses of rare tokens, {method}: KL(q* ‖ q) by number of samples; {count} seeds", shown
+    yield from _needed(result)
+    widths = sorted(summary["capacity"].items(), key=lambda item: int(item[0].split()[-1]))
+    yield (
+        f"DiNADO-Soft, explored, R(x) ≈ 0.01, networks of growing width: KL(q* ‖ q); {count} seeds",
+        "; ".join(f"{name} {estimate(row['kl'], 3)}" for name, row in widths),
+    )
+    yield (
+        f"initialisations, R(x) ≈ 0.1: standard deviation of log R(y_≤t) and of log q(y_t) between them; {count} seeds",
+        "; ".join(
+            f"{name} {estimate(row['log_r'], 3)} and {estimate(row['log_q'], 3)}" for name, row in summary["inits"].items()
+        ),
+    )
+    pairs = summary["compositional"]
+    yield (
+        f"pairs of clauses, KL(q* ‖ q) of those trained on and of those never seen; {count} seeds",
+        "; ".join(
+            f"{name} {estimate(row.get('kl', row.get('seen')), 2)} and {estimate(row.get('unseen, kl', row.get('unseen')), 2)}"
+            for name, row in pairs.items()
+        ),
+    )
+    for name, row in sorted(summary["gradients"].items(), key=lambda item: -item[1]["rate"]["mean"]):
+        shown = "; ".join(f"{when} {estimate(value, 4)}" for when, value in row.items() if when != "rate")
+        yield f"signal to noise of a batch's gradient, {name.replace('rate ', 'R(x) ≈ ')}; {count} seeds", shown
+    for measure, digits, words in (
+        ("kl", 3, "KL(q* ‖ q)"), ("satisfaction", 2, "satisfaction"), ("accuracy", 2, "content accuracy"),
+        ("informal", 2, "informal words a sequence"),
+    ):  # fmt: skip
+        shown = "; ".join(
+            f"{name} {estimate(row[measure], digits)}" for name, row in summary["formality"].items() if measure in row
+        )
+        yield f"formality transfer, sources never trained on, {words}; {count} seeds", shown
+    found = summary["weights"]["found"]
+    names = [name.removesuffix(", area") for name in found if name.endswith(", area")]
+    yield (
+        f"weights of {result['runs'][0]['weights']['found']['samples']} tempered samples, R(x) ≈ 0.01: area under "
+        f"KL(q* ‖ q), held out, and its last value; {count} seeds",
+        "; ".join(f"{name} {estimate(found[f'{name}, area'])} and {estimate(found[f'{name}, final'])}" for name in names),
+    )
+    shares = "; ".join(f"{name} {estimate(found[f'share of accepted, {name}'], 3)}" for name in ("uniform", "exact", "found"))
+    yield f"the same, share of all weight on accepted samples; {count} seeds", shares
+    yield from _verdicts(result)
+
+
+def control_brief(result: dict[str, Any]) -> Iterator[Row]:
+    """What README shows."""
+    yield from _rates(result, ("kl", 3, "KL(q* ‖ q), nats a sequence, geometric mean"))
+    yield from _longer(result)
+    yield from _needed(result)
+    yield from _verdicts(result)
+
+
+def _rates(result: dict[str, Any], *measures: tuple[str, int, str]) -> Iterator[Row]:
+    """The methods at each rate, the closest first."""
+    summary, count = result["summary"], len(result["runs"])
+    groups = sorted((name for name in summary if name.startswith("sparse-")), key=lambda name: -float(name.partition("-")[2]))
+    for group in groups:
+        rows, rate = summary[group], summary[group]["task"]["rate"]["mean"]
+        for measure, digits, words in measures:
+            ranked = sorted((name for name in rows if measure in rows[name]), key=lambda name: _rank(rows[name]))
+            shown = "; ".join(f"{name} {estimate(rows[name][measure], digits)}" for name in ranked)
             yield f"controlled generation, R(x) ≈ {rate:.1g}, {words}; {count} seeds", shown
+
+
+def _rank(row: dict[str, Any]) -> float:
+    return row["kl"]["mean"] if "kl" in row else float("inf")
+
+
+def _longer(result: dict[str, Any]) -> Iterator[Row]:
+    """The two methods with more samples and steps."""
+    for group, rows in sorted(result["summary"].items(), reverse=True):
+        if group.startswith("longer-"):
+            shown = "; ".join(f"{name} {estimate(row['kl'], 3)}" for name, row in rows.items())
+            what = f"the same, R(x) ≈ {float(group.partition('-')[2]):g}, five times the samples, four times the steps, KL(q* ‖ q)"
+            yield f"{what}; {len(result['runs'])} seeds", shown
+
+
+def _needed(result: dict[str, Any]) -> Iterator[Row]:
+    """Samples for NADO's final divergence."""
     for name, found in result["samples_needed"].items():
         if "mean" in found:
-            yield (
-                f"samples with which {name} reaches NADO's KL at 20,000, rare keywords; {count} seeds",
-                f"{estimate(found)} of them",
-            )
+            what = f"samples with which {name} reaches NADO's KL at 20,000, rare keywords"
+            yield f"{what}; {len(result['runs'])} seeds", f"{estimate(found)} of them"
+
+
+def _verdicts(result: dict[str, Any]) -> Iterator[Row]:
+    """Claims by verdict."""
     verdicts: dict[str, list[str]] = {}
     for claim, found in result["statements"].items():
         verdicts.setdefault(found["verdict"], []).append(claim)
     for word, claims in verdicts.items():
-        yield f"claims about DiNADO: {word}; {count} seeds", "; ".join(claims)
+        yield f"claims about DiNADO: {word}; {len(result['runs'])} seeds", "; ".join(claims)
 
 
 def control_text(result: dict[str, Any]) -> Iterator[Row]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
 from _rows import Row, estimate, ratios, seeds, times  # noqa: E402
-from _rows_control import control, control_exactness, control_text  # noqa: E402
+from _rows_control import control, control_brief, control_exactness, control_text  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -499,6 +499,9 @@ def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
         return
     if name == "continual":
         yield from _continual_brief(result)
+        return
+    if name == "control":
+        yield from control_brief(result)
         return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)
