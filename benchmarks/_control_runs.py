@@ -175,11 +175,11 @@ class Bench:
         p, key = self.preset, self.key(10, seed)
         room = task.prompts.shape[1]
         if method.settings == "fudge":
-            made = baselines.fudge(config(p, task.symbols, method.width or p.width, room + 1), p.vocabulary, task.begin)
+            made = baselines.fudge(config(p, task.symbols, method.width or p.width, room + 1), task.base.vocabulary, task.begin)
             return made.losses, {"theta": made.init(key), "frozen": {}}, made.guide, None
         frozen = {}
         if method.network == "small":
-            net = network.small(config(p, task.symbols, method.width or p.width, room), p.vocabulary, task.begin)
+            net = network.small(config(p, task.symbols, method.width or p.width, room), task.base.vocabulary, task.begin)
         else:
             reference, shape, _ = self.reference
             frozen = {"reference": reference}

@@ -299,11 +299,13 @@ def cells(bench: Bench) -> dict[str, dict[str, Any]]:
 
 
 def verdict(values: Sequence[float | None], *, below: bool = True, bound: float = 0.0) -> dict[str, Any]:
-    """Whether the 95% interval over seeds of a difference lies on the claimed side of a bound: held, not held, or open."""
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    if len(known) < 2:
-        return {"verdict": "open", "values": known}
-    found = _bench.interval(known)
+    """Whether the 95% interval over seeds of a difference lies on the claimed side of a bound: held, not held, or open.
+
+    A seed without a number leaves the claim open: what it lacks may be what speaks against it.
+    """
+    if len(values) < 2 or not all(value is not None and np.isfinite(value) for value in values):
+        return {"verdict": "open", "values": values}
+    found = _bench.interval(values)
     inside, outside = (found["high"] < bound, found["low"] > bound) if below else (found["low"] > bound, found["high"] < bound)
     return {"verdict": "held" if inside else "not held" if outside else "open", **found}
 
@@ -332,7 +334,12 @@ def statements(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
             compare(f"DiNADO-{form} below NADO, explored, {rate:g}", group, f"DiNADO-{form}, explored", "NADO, explored")
         compare(f"Soft below Hard, {rate:g}", group, "DiNADO-Soft", "DiNADO-Hard")
         compare(f"Soft below Hard, explored, {rate:g}", group, "DiNADO-Soft, explored", "DiNADO-Hard, explored")
-        compare(f"Merge below the small heads, {rate:g}", group, "DiNADO-Merge, explored", "DiNADO-Soft, explored")
+        compare(
+            f"Merge (a copy of a model that imitates the base) below the small heads, {rate:g}",
+            group,
+            "DiNADO-Merge, explored",
+            "DiNADO-Soft, explored",
+        )
         for name in ("NADO's form, DiNADO's loss", "DiNADO's form, NADO's loss"):
             compare(f"{name}, below NADO, explored, {rate:g}", group, f"{name}, explored", "NADO, explored")
         for name in ("DiNADO-Soft, explored", "DiNADO-Merge, explored", "DiNADO-Merge by LoRA, explored"):
@@ -340,8 +347,8 @@ def statements(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         for name in ("NADO", "DiNADO-Soft", "NADO, explored", "DiNADO-Soft, explored"):
             runs = [one.get(group, {}).get(name) for one in every]
             if all(runs):
-                found[f"regularisation of {name} below .5, {rate:g}"] = verdict(
-                    [max(row["consistency"] for row in run["history"]) for run in runs], bound=0.5
+                found[f"regularisation of {name} below .5 all along training, on held-out samples of the base, {rate:g}"] = (
+                    verdict([max(row["consistency"] for row in run["history"]) for run in runs], bound=0.5)
                 )
         compare(f"DiNADO-Soft below NADO, explored, five times the samples, {rate:g}", f"longer-{rate:g}", *reversed(LONGER))
     for measure in ("log_r", "log_q"):
@@ -362,10 +369,14 @@ def statements(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def needed(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Samples with which DiNADO reaches the KL of NADO at the largest budget, over that budget: log-linear between budgets."""
+    """Samples with which DiNADO reaches the KL of NADO at the largest budget, over that budget: log-linear between budgets.
+
+    The goal is the better of NADO's two. ``ratios`` has ∞ where it is never reached, and ``least``, the smallest budget's share,
+    where that is enough already: the interval is then of a bound.
+    """
     found: dict[str, Any] = {}
     for name in BUDGETED[2:]:
-        ratios = []
+        ratios, least = [], None
         for one in every:
             group = one.get("budget", {})
             budgets = sorted(
@@ -376,21 +387,23 @@ def needed(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
                 continue
             goal = min(group[f"{other}, {budgets[-1]}"]["kl"] for other in BUDGETED[:2] if f"{other}, {budgets[-1]}" in group)
             ratios.append(_crossing(np.log(budgets), np.log(own), np.log(goal)) / budgets[-1])
+            least = budgets[0] / budgets[-1]
         if len(ratios) == len(every):
-            known = [ratio for ratio in ratios if np.isfinite(ratio)]
-            found[name] = {"ratios": ratios, **(_bench.interval(known, geometric=True) if len(known) == len(ratios) else {})}
+            reached = bool(np.isfinite(ratios).all())
+            found[name] = {"ratios": ratios, "least": least, **(_bench.interval(ratios, geometric=True) if reached else {})}
     return found
 
 
 def _crossing(log_n: np.ndarray, log_kl: np.ndarray, goal: float) -> float:
-    """The number of samples from which the curve lies at or below the goal; the least measured where all does, ∞ where none."""
-    for place in range(len(log_n)):
-        if log_kl[place] <= goal:
-            if place == 0:
-                return float(np.exp(log_n[0]))
-            share = (log_kl[place - 1] - goal) / (log_kl[place - 1] - log_kl[place])
-            return float(np.exp(log_n[place - 1] + share * (log_n[place] - log_n[place - 1])))
-    return float("inf")
+    """The number of samples from which the curve stays at or below the goal; the least measured where all does, ∞ where none."""
+    above = np.flatnonzero(log_kl > goal)
+    if not len(above):
+        return float(np.exp(log_n[0]))
+    last = int(above[-1])
+    if last + 1 == len(log_n):
+        return float("inf")
+    share = (log_kl[last] - goal) / (log_kl[last] - log_kl[last + 1])
+    return float(np.exp(log_n[last] + share * (log_n[last + 1] - log_n[last])))
 
 
 def summarised(every: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:

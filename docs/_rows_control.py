@@ -106,7 +106,7 @@ def control_brief(result: dict[str, Any]) -> Iterator[Row]:
     yield from _rates(result, ("kl", 3, "KL(q* ‖ q), nats a sequence, geometric mean"))
     yield from _longer(result)
     yield from _needed(result)
-    yield from _verdicts(result)
+    yield from _verdicts(result, whole=False)
 
 
 def _rates(result: dict[str, Any], *measures: tuple[str, int, str]) -> Iterator[Row]:
@@ -118,6 +118,9 @@ def _rates(result: dict[str, Any], *measures: tuple[str, int, str]) -> Iterator[
         for measure, digits, words in measures:
             ranked = sorted((name for name in rows if measure in rows[name]), key=lambda name: _rank(rows[name]))
             shown = "; ".join(f"{name} {estimate(rows[name][measure], digits)}" for name in ranked)
+            lacking = [name for name in rows if measure == "kl" and measure not in rows[name] and "satisfaction" in rows[name]]
+            lacking = [name for name in lacking if not name.startswith("rejection")]  # which has no probabilities
+            shown += f"; no number on all seeds: {', '.join(lacking)}" if lacking else ""
             yield f"controlled generation, R(x) ≈ {rate:.1g}, {words}; {count} seeds", shown
 
 
@@ -130,25 +133,36 @@ def _longer(result: dict[str, Any]) -> Iterator[Row]:
     for group, rows in sorted(result["summary"].items(), reverse=True):
         if group.startswith("longer-"):
             shown = "; ".join(f"{name} {estimate(row['kl'], 3)}" for name, row in rows.items())
-            what = f"the same, R(x) ≈ {float(group.partition('-')[2]):g}, five times the samples, four times the steps, KL(q* ‖ q)"
+            what = f"KL(q* ‖ q), R(x) ≈ {float(group.partition('-')[2]):g}, five times the samples, four times the steps"
             yield f"{what}; {len(result['runs'])} seeds", shown
 
 
 def _needed(result: dict[str, Any]) -> Iterator[Row]:
     """Samples for NADO's final divergence."""
     for name, found in result["samples_needed"].items():
-        if "mean" in found:
-            what = f"samples with which {name} reaches NADO's KL at 20,000, rare keywords"
-            yield f"{what}; {len(result['runs'])} seeds", f"{estimate(found)} of them"
+        ratios, least = found["ratios"], found["least"]
+        what = f"samples with which {name} stays below the KL of the better NADO at 20,000, rare keywords"
+        short = sum(ratio is None or ratio == float("inf") for ratio in ratios)
+        if short:
+            shown = f"not reached on {short} of {len(ratios)} seeds"
+        elif all(ratio <= least for ratio in ratios):
+            shown = f"at most {least:.3f} of them, the least that was tried"
+        else:
+            bounds = sum(ratio <= least for ratio in ratios)
+            shown = f"{estimate(found)} of them" + (f" (on {bounds} seeds a bound)" if bounds else "")
+        yield f"{what}; {len(ratios)} seeds", shown
 
 
-def _verdicts(result: dict[str, Any]) -> Iterator[Row]:
-    """Claims by verdict."""
+def _verdicts(result: dict[str, Any], *, whole: bool = True) -> Iterator[Row]:
+    """Claims by verdict, with the interval of what each is about."""
     verdicts: dict[str, list[str]] = {}
     for claim, found in result["statements"].items():
-        verdicts.setdefault(found["verdict"], []).append(claim)
+        shown = f"{claim}: {estimate(found)}" if whole and "mean" in found else claim
+        verdicts.setdefault(found["verdict"], []).append(shown)
+    title = f"claims, each at 95% over {len(result['runs'])} seeds"
+    title += ", with the log of the ratio (of a regularisation, its largest value)" if whole else ""
     for word, claims in verdicts.items():
-        yield f"claims about DiNADO: {word}; {len(result['runs'])} seeds", "; ".join(claims)
+        yield f"{title}: {word}", "; ".join(claims)
 
 
 def control_text(result: dict[str, Any]) -> Iterator[Row]:
@@ -158,7 +172,11 @@ def control_text(result: dict[str, Any]) -> Iterator[Row]:
         ("nats_per_token", 2, "nats a token under the base"),
     )  # fmt: skip
     for (collection, summary), (measure, digits, words) in itertools.product(result["summary"].items(), measures):
-        shown = "; ".join(f"{name} {estimate(row[measure], digits)}" for name, row in summary.items() if measure in row)
+        shown = "; ".join(
+            f"{name} ({row['sets']['mean']:.0f} sets) {estimate(row[measure], digits)}"
+            for name, row in summary.items()
+            if measure in row
+        )
         yield f"CommonGen, {collection} sets, {words}; {len(result['seeds'])} seeds of guides and samples", shown
     for collection, differences in result["differences"].items():
         shown = "; ".join(f"{name} {estimate(one, 3)}" for name, one in differences.items())

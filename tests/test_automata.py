@@ -327,6 +327,8 @@ SHAPES = "give one automaton, [n, V] and [n] of bool"
         (lambda: run(TWO, jnp.array([[0, -1]])), "tokens reach from -1 to 0: give ids in 0 … 1"),
         (lambda: accepts(TWO, jnp.array([[0, 2]])), "tokens reach from 0 to 2: give ids in 0 … 1"),
         (lambda: run_stacked(stack([TWO]), jnp.array([1]), jnp.array([[0]])), "which reach from 1 to 1: give ids in 0 … 0"),
+        (lambda: clauses([[1, 2]], 4), "clause 0 has the key 1: give lists of tokens, as in [[[3]], [[5], [7, 2]]]"),
+        (lambda: count(1, 4, 2), "tokens is 1: give a list of tokens"),
         (lambda: count_accepted(TWO, -2), "length is -2: give a whole number of at least 0"),
     ],
 )  # fmt: skip

@@ -194,3 +194,38 @@ def test_settings_compete_at_other_rates_only_if_they_did_well(compared) -> None
     areas = [0.5, 0.2, 0.3, 0.4, 0.6]
     side.area = lambda which, rate: areas[which] if rate == 0.1 else [0.0, 0.9, 0.1, 0.8, 0.0][which]
     assert side.choose(0.1) == 1 and side.choose(0.2) == 2
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module("control")
+
+
+def test_a_seed_without_a_number_leaves_a_claim_open(control: ModuleType) -> None:
+    assert control.verdict([-0.7, -0.71, -0.69])["verdict"] == "held"
+    assert control.verdict([0.7, 0.71, 0.69])["verdict"] == "not held"
+    for lost in (None, float("inf"), float("nan")):
+        assert control.verdict([-0.7, -0.71, lost])["verdict"] == "open"
+    history = [{"consistency": 0.1}]
+    runs = [
+        {"sparse-0.1": {name: {"kl": kl, "history": history} for name, kl in (("NADO", 1.0), ("DiNADO-Soft", one))}}
+        for one in (0.5, 0.51, None)
+    ]
+    found = control.statements(runs)["DiNADO-Soft below NADO, samples of the base, 0.1"]
+    assert found["verdict"] == "open" and found["values"][2] is None
+
+
+def test_samples_needed_are_where_the_curve_stays_below(control: ModuleType) -> None:
+    def seed(own: list[float]) -> dict[str, Any]:
+        budgets = (2500, 5000, 10_000, 20_000)
+        cells = {"NADO, 20000": {"samples": 20_000, "kl": 0.1}, "NADO, explored, 20000": {"samples": 20_000, "kl": 0.2}}
+        return {"budget": cells | {f"DiNADO-Soft, {n}": {"samples": n, "kl": kl} for n, kl in zip(budgets, own, strict=True)}}
+
+    at_once, later, back_up, never = ([0.09, 0.05, 0.05, 0.05], [0.4, 0.2, 0.05, 0.05], [0.05, 0.4, 0.025, 0.02], [1.0] * 4)
+    found = {name: control.needed([seed(own)] * 2)["DiNADO-Soft"] for name, own in
+             (("at once", at_once), ("later", later), ("back up", back_up), ("never", never))}  # fmt: skip
+    assert found["at once"]["ratios"] == pytest.approx([0.125] * 2) and found["at once"]["least"] == 0.125
+    assert found["later"]["mean"] == pytest.approx(2**-1.5)  # half-way between 5,000 and 10,000, in logarithms
+    assert found["back up"]["mean"] == pytest.approx(2**-1.5)
+    assert found["never"]["ratios"] == [float("inf")] * 2 and "mean" not in found["never"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from olm.cli import main
+from olm.control import text as control_text
 from olm.control.keywords import finder
 from olm.errors import DivergenceError, StorageError
 from olm.models import hmm as hmms
@@ -149,6 +150,29 @@ def test_rounds_draw_from_what_was_learned_and_may_be_interrupted(
         assert (tmp_path / "cut" / "guide" / name).read_bytes() == (tmp_path / "whole" / "guide" / name).read_bytes()
 
 
+def test_the_chain_learns_from_the_base_itself_at_any_temperature(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, distil, drawn, learned = control_text.draw, control_text.distil, {}, []
+
+    def drawing(*args: Any, temperature: float, **more: Any) -> Any:
+        drawn[temperature] = draw(*args, temperature=temperature, **more)
+        return drawn[temperature]
+
+    def distilling(tokens: np.ndarray, *args: Any, held_out: np.ndarray, **more: Any) -> Any:
+        learned.append(np.concatenate([tokens, held_out]))
+        return distil(tokens, *args, held_out=held_out, **more)
+
+    monkeypatch.setattr(control_text, "draw", drawing)
+    monkeypatch.setattr(control_text, "distil", distilling)
+    more = ["--method", "gelato", "--temperature", "3", "--run-dir", str(tmp_path / "hot")]
+    assert main(on_text(files, *more)) == 0
+    assert sorted(drawn) == [1.0, 3.0]
+    np.testing.assert_array_equal(learned[0], drawn[1.0].batch["tokens"])
+    saved = Run.open(tmp_path / "hot").load("samples")
+    np.testing.assert_array_equal(saved["tokens"], drawn[3.0].batch["tokens"])
+
+
 def test_a_finished_run_is_not_trained_again(words_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {one: one.read_bytes() for one in words_run.rglob("*.npz")}
     summary = Run.open(words_run).summary()
@@ -230,6 +254,7 @@ def test_a_full_disk_and_a_divergence_end_with_status_3(
         (["train", "--text", "own.txt", "--keywords", "dog", "--temperature", "0"], "temperature is 0"),
         (["train", "--text", "own.txt", "--keywords", "dog", "--samples", "3"], "samples is 3"),
         (["train", "--text", "own.txt", "--keywords", "dog", "--method", "lora", "--rank", "99"], "rank 99 exceeds the width 16"),
+        (["train", "--text", "own.txt", "--method", "gelato", "--rounds", "2"], "gelato learns no guide: leave --rounds out"),
         (["train", "--text", "own.txt", "--keywords", "dog", "--seed", "-1"], "seed is -1"),
         (["train", "--text", "own.txt", "--keywords", "dog", "--held-out", "1"], "held-out is 1"),
         (["train", "--text", "own.txt", "--keywords", "dog", "--save-every", "-1"], "save-every is -1"),
@@ -310,6 +335,7 @@ def test_sentences_of_several_sets_go_to_a_file_that_can_be_read_back(
         (["generate", "PAIRS", "--keywords", "dog", "--guide", "learned"], "no guide was learned here"),
         (["generate", "PAIRS", "--keywords", "dog", "--concepts", "KEYS"], "give one of them"),
         (["generate", "PAIRS", "--keywords", "dog", "--output", "gone/out.txt"], "gone/out.txt"),
+        (["evaluate", "WORDS", "--sets", "2"], "--sets chooses among the sets of a file"),
         (["evaluate", "PAIRS", "--references", "KEYS"], "--references are of the sets of --concepts"),
         (["evaluate", "PAIRS", "--jsonl", "KEYS", "--concepts", "KEYS"], "give one of them"),
         (["evaluate", "PAIRS", "--concepts", "KEYS", "--guides", "magic"], "unknown guide 'magic'"),

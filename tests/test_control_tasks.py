@@ -131,6 +131,13 @@ def test_value_errors_are_zero_for_the_exact_values_and_known_for_wrong_ones() -
         (lambda: tasks.lexical(0, kind="common"), "kind must be one of frequent, mid, rare, not 'common'"),
         (lambda: tasks.lexical(0, clauses=0), "clauses is 0: give a whole number of at least 1"),
         (lambda: tasks.lexical(0, rate=0.0), "rate is 0.0: give a number between 0 and 1"),
+        (lambda: tasks.lexical(0, rate=0.01, vocabulary=2, states=2, length=4), "vocabulary is 2: give at least 3 tokens"),
+        (lambda: tasks.lexical(0, length=0), "length is 0"),
+        (lambda: tasks.combinations(0, kind="x"), "kind must be one of frequent, mid, rare, not 'x'"),
+        (lambda: tasks.combinations(0, pool=-1), "pool is -1"),
+        (lambda: tasks.combinations(0, most=0), "most is 0"),
+        (lambda: tasks.combinations(0, pool=2, clauses=3), "pool is 2 and clauses 3: give a pool of at least as many"),
+        (lambda: small().context([1]), "conditions 1 to 1: the task has 1, from 0 on"),
         (lambda: tasks.combinations(0, pool=40), "40 clauses need as many mid tokens, there are 11"),
         (
             lambda: tasks.judge(small(), small().base, small().tables.hmm, jax.random.key(0), which=(3,)),

@@ -328,6 +328,32 @@ def test_writing_that_cannot_be_says_why(trained: Control, more: dict[str, Any],
         guides.learned("gelato", TransformerConfig(), 4, {}, rate=0.5)
 
 
+def test_a_beam_never_writes_what_is_impossible(trained: Control) -> None:
+    """A word that fills nearly all tokens: a wide beam runs out of sentences that hold it."""
+    spelt = token_bytes(trained.tokenizer)
+
+    def fits(word: str) -> bool:
+        try:
+            constraints([(word,)], spelt, LENGTH)
+        except InputError:
+            return False
+        return True
+
+    longest = max((("dogcathouse" * 9)[:k] for k in range(3, 90)), key=lambda word: len(word) * fits(word))
+    trained, sets = trained._replace(prompt_length=0), [(longest,)]
+    with pytest.raises(InputError, match=r"n is 30, the beam finds \d+ sentences that are possible") as error:
+        write(trained, sets, guide="mask", key=jax.random.key(0), n=30, how="beam", width=30)
+    possible = int(str(error.value).split("finds ")[1].split()[0])
+    assert 0 < possible < 30
+    for guide in ("mask", "gelato"):
+        assert write(trained, sets, guide=guide, key=jax.random.key(0), n=possible, how="beam", width=30).met.all()
+
+
+def test_too_many_words_are_refused_before_their_automaton_is_built(trained: Control) -> None:
+    with pytest.raises(InputError, match=r"13 words take an automaton of more than 2\^13 states: give at most 12"):
+        constraints([("dog",) * 13], token_bytes(trained.tokenizer), LENGTH)
+
+
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 

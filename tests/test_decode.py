@@ -278,6 +278,11 @@ def test_bad_arguments_are_named() -> None:
         transformer(CONFIG, 5, begin=BEGIN, end=-1)
     with pytest.raises(InputError, match="end is 3: give an id within 0 … 2"):
         from_logits(lambda tokens: jnp.zeros((*tokens.shape, 3)), 3, 2, begin=0, end=3)
+    with pytest.raises(InputError, match="begin is 9: give an id within 0 … 2"):
+        from_logits(lambda tokens: jnp.zeros((*tokens.shape, 3)), 3, 2, begin=9)
+    for sizes in ((0, 4), (4, 0)):
+        with pytest.raises(InputError, match="is 0: give a whole number of at least 1"):
+            hmm(*sizes)
     with pytest.raises(InputError, match=r"logits have shape \(2, 2, 4\): give \(2, 2, 3\)"):
         from_logits(lambda tokens: jnp.zeros((*tokens.shape, 4)), 3, 2, begin=0).start((), context)
     with pytest.raises(InputError, match="context needs arrays with one common leading axis"):

@@ -85,6 +85,12 @@ def test_a_mixture_of_few_rows_has_weights_of_what_was_drawn() -> None:
     mask = np.asarray(most.batch["mask"])
     over = np.cumsum(np.asarray(most.batch["tokens"]) == 0, 1)
     assert np.array_equal(mask[:, 1:], over[:, :-1] == 0) and mask[:, 0].all()
+    for labels, message in ((jnp.full(3, jnp.nan), "the label nan"), (jnp.ones((3, 1)), r"labels of shape \(3, 1\)")):
+        with pytest.raises(InputError, match=message):
+            explore.draw_mixture(
+                hmm(V, T), tables.hmm, posterior.exact(V, T), posterior.exact_params(tables),
+                lambda tokens, context, labels=labels: labels, jax.random.key(0), context(3),
+            )  # fmt: skip
     for share in (1.0, -0.1):
         with pytest.raises(InputError, match=r"share is .*: give a number from 0 to below 1"):
             draw(jax.random.key(0), context(3), share=share)
@@ -151,3 +157,5 @@ def test_rejection_draws_from_the_posterior() -> None:
     assert len(np.unique(np.asarray(few.tokens)[~accepted], axis=0)) > 10
     with pytest.raises(InputError, match="tries"):
         baselines.reject(hmm(V, T), chain, oracle(), jax.random.key(0), context(4), tries=0)
+    with pytest.raises(InputError, match="the oracle gave None"):
+        baselines.reject(hmm(V, T), chain, lambda tokens, context: None, jax.random.key(0), context(4), tries=2)

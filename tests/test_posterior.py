@@ -253,6 +253,22 @@ def test_masking_keeps_the_support_and_not_the_posterior() -> None:
         assert accepted(automaton, np.asarray(drawn.tokens)[x::3]).all()
 
 
+def test_tables_of_another_length_are_refused() -> None:
+    chain, only = HMM(*map(jnp.asarray, chain_of("stationary"))), constraints()[20]
+    for length in (T - 1, T + 1):
+        for guide, tables in (
+            (posterior.GUIDE, posterior.lookahead(chain, only, length)),
+            (posterior.MASK, posterior.support(only, length)),
+        ):
+            params, model = {"base": chain, "guide": tables}, guided(hmm(V, T), guide)
+            for call in (
+                lambda params=params, model=model: decode.sample(model, params, jax.random.key(0), {"which": jnp.zeros(2, int)}),
+                lambda params=params, model=model: model.whole(params, TOKENS[:2], {"which": jnp.zeros(2, int)}),
+            ):
+                with pytest.raises(InputError, match=f"the guide's tables are for {length} tokens, the base writes {T}"):
+                    call()
+
+
 @pytest.mark.usefixtures("x64")
 def test_divergence_along_sequences_averages_to_that_of_the_sequences() -> None:
     chain, tables = chain_of("stationary"), posterior.lookahead(chain_of("zeros"), constraints()[21], T)

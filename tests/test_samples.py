@@ -169,8 +169,15 @@ def test_too_few_labels_of_a_kind_are_named() -> None:
         (made([1.0, 0, 0], rate=0.0123), 2, r"accepts 1 of 3 samples \(rate 0.012\): draw more"),
         (made([1.0] * 5, rate=1.0), 1, r"accepts 5 of 5 samples \(rate 1\): there is nothing to control, ask for more"),
         (made([1.0, 1, 1, 0], rate=0.87654), 2, r"accepts 3 of 4 samples \(rate 0.8765\): there is nothing to control"),
+        (made([0.3] * 9, rate=0.3), 1, "the oracle gives 0.3 to all 9 samples: there is nothing to learn"),
+        # Of tempered samples 3/n bounds nothing that one asks for.
+        (made([0.0] * 60, [1.0] * 59 + [2.0], rate=0.0), 1, r"accepts 0 of 60 samples \(rate 0\)"),
         (some, 0, "least is 0: give a whole number of at least 1"),
     ]
+    graded = made([0.4, 0.1, 0.3, 0.4], rate=0.3)
+    assert samples.check_labels(graded) is graded
+    with pytest.raises(InputError, match="accepts 0 of 4 samples"):
+        samples.rebalanced(graded)  # none of them counts as accepted
     for given, least, message in cases:
         with pytest.raises(InputError, match=message):
             samples.check_labels(given, least=least)

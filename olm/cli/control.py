@@ -115,6 +115,8 @@ class _Work:
             )
         rows = self.corpus.train
         self.asked = rows.concepts if data.paired else (self.concepts,) * len(rows.tokens)
+        if options.guide.method == "gelato" and options.guide.rounds > 1:
+            raise InputError("method gelato learns no guide: leave --rounds out")
         if options.guide.method == "lora" and options.guide.rank > options.model.width:
             raise InputError(f"rank {options.guide.rank} exceeds the width {options.model.width}: lower it")
         self.command = ["olm", "control", "train", *words]
@@ -183,22 +185,33 @@ class _Work:
             return Samples(batch, jnp.asarray(saved["weights"]), float(load_meta(self.main.path / "samples.npz")["rate"]))
         if not options.run.quiet:
             say(f"samples: {n:,} of at most {length} tokens")
-        found = control.draw(
-            control.base_model(self.model, length), params, prompts, self.asked, self.spelt, self.keys[1], n=n,
-            inflections=options.data.inflections, temperature=options.draw.temperature, progress=not options.run.quiet,
-        )  # fmt: skip
+        found = self._drawn(params, self.keys[1], options.draw.temperature)
         if options.guide.method != "gelato":
-            check_labels(found)
+            try:
+                check_labels(found)
+            except InputError as error:
+                longer = "; a base that reads the words learns to hold them with more --steps" if options.data.paired else ""
+                raise InputError(f"{error}{longer}") from None
         seen = np.asarray(found.batch["context"].get("prompt", np.zeros((n, width), np.int32)))
         tree = {"tokens": found.batch["tokens"], "label": found.batch["label"], "prompts": seen, "weights": found.weights}
         self.main.save("samples", tree, {"rate": found.rate})
         return found
 
-    def chain(self, samples: Samples) -> HMM:
-        options, vocabulary = self.options, self.model.vocabulary
-        states, tokens = options.chain.states, np.asarray(samples.batch["tokens"])
+    def _drawn(self, params: Any, key: Array, temperature: float) -> Samples:
+        options = self.options
+        return control.draw(
+            control.base_model(self.model, options.data.length), params, self.corpus.train.prompts, self.asked, self.spelt, key,
+            n=options.draw.samples, inflections=options.data.inflections, temperature=temperature,
+            progress=not options.run.quiet,
+        )  # fmt: skip
+
+    def chain(self, params: Any, samples: Samples) -> HMM:
+        options, vocabulary, states = self.options, self.model.vocabulary, self.options.chain.states
 
         def make(run: Run, watching: dict[str, Any]) -> dict[str, Any]:
+            # The chain stands for the base itself, not for the base at another temperature.
+            own = samples if options.draw.temperature == 1 else self._drawn(params, jax.random.fold_in(self.keys[1], 1), 1.0)
+            tokens = np.asarray(own.batch["tokens"])
             cut = _cut(len(tokens))
             found = control.distil(
                 tokens[:cut], vocabulary, states=states, steps=options.chain.em_steps, key=self.keys[2],
@@ -286,7 +299,7 @@ def _train(words: Sequence[str]) -> int:
             atomic_write(main.path / "tokenizer.json", lambda file: file.write(saved), started=True)
             params = work.base()
             samples = work.samples(params)
-            chain = work.chain(samples)
+            chain = work.chain(params, samples)
             if work.options.guide.method != "gelato":
                 work.guide(params, samples)
         except KeyboardInterrupt:
@@ -364,6 +377,8 @@ def _loaded(folder: str) -> tuple[Control, Train]:
 def _asked(options: Train, concepts: Sequence[Concepts] | None, keywords: Sequence[str], guides: Sequence[str]) -> list[Concepts]:
     """The sets of concepts: of a file, of the command line, or the run's own."""
     own = concepts_of(options.data.keywords)
+    if "learned" in guides and options.guide.method == "gelato":
+        raise InputError("no guide was learned here: choose gelato, mask or none")
     if concepts is not None and keywords:
         raise InputError("both a file of concepts and --keywords were given: give one of them")
     found = list(concepts) if concepts is not None else [concepts_of(keywords)] if keywords else [own] if own else []
@@ -446,7 +461,9 @@ def _evaluate(words: Sequence[str]) -> int:
         raise InputError(f"unknown guide {sorted(unknown)[0]!r}: choose from {', '.join(GUIDES)}")
     if options.decoding.weight is not None and "gelato" not in guides:
         raise InputError("weight is for guide gelato: leave it out")
-    if rows is not None and options.sets is not None:
+    if options.sets is not None:
+        if rows is None:
+            raise InputError("--sets chooses among the sets of a file: give --concepts or --jsonl")
         if not 1 <= options.sets <= len(rows):
             raise InputError(f"sets is {options.sets}: give a number from 1 to {len(rows)}")
         rows = [rows[i] for i in np.linspace(0, len(rows) - 1, options.sets).round().astype(int)]

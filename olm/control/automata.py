@@ -172,6 +172,8 @@ def clauses(keys: Sequence[Sequence[Sequence[int]]], vocabulary: int) -> Automat
         if not len(clause):
             raise InputError(f"clause {i} has no alternatives: give at least one key")
         for key in clause:
+            if np.ndim(key) != 1:
+                raise InputError(f"clause {i} has the key {key!r}: give lists of tokens, as in [[[3]], [[5], [7, 2]]]")
             if not len(key):
                 raise InputError(f"clause {i} has an empty key: give at least one token")
             _tables.check_tokens(f"clause {i}", key, vocabulary)
@@ -198,7 +200,11 @@ def count(tokens: Iterable[int], vocabulary: int, least: int = 0, most: int | No
 
     Source: Zhang et al. 2024, arXiv 2406.13892, section 3.
     """
-    vocabulary, chosen = check_whole("vocabulary", vocabulary, 1), list(tokens)
+    vocabulary = check_whole("vocabulary", vocabulary, 1)
+    try:
+        chosen = list(tokens)
+    except TypeError:
+        raise InputError(f"tokens is {tokens!r}: give a list of tokens") from None
     if not chosen:
         raise InputError("tokens is empty: give the tokens to count")
     _tables.check_tokens("tokens", chosen, vocabulary)

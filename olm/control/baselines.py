@@ -19,7 +19,7 @@ from olm.control import decode
 from olm.control.model import Context, Guide, Model, log_likelihood, opening, product, stepwise
 from olm.control.nado import base_log_p, cross_entropy
 from olm.control.network import Network
-from olm.control.samples import Oracle
+from olm.control.samples import Oracle, label_all
 from olm.errors import check_whole
 from olm.learner import examples
 from olm.models import transformer as transformers
@@ -161,7 +161,7 @@ def reject(
       (samples, tries used [B]; ``tries`` + 1 where none was accepted).
 
     Raises:
-      InputError: for tries below 1.
+      InputError: for tries below 1, labels outside 0 … 1 or of another shape.
 
     No example: see benchmarks/control.py.
     """
@@ -172,7 +172,7 @@ def reject(
         if attempt:
             drawn, searching = decode.sample(base, params, jax.random.fold_in(key, attempt), context), used > tries
             kept = jax.tree.map(lambda new, old, at=searching: jax.vmap(jnp.where)(at, new, old), drawn, kept)
-        met = jnp.asarray(oracle(kept.tokens, context)) > 0.5
+        met = jnp.asarray(label_all(oracle, kept.tokens, context)) > 0.5
         used = jnp.where((used > tries) & met, attempt + 1, used)
         if bool((used <= tries).all()):
             break

@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from olm.control import decode
 from olm.control.model import Context, Model, compiled, log_likelihood
-from olm.control.samples import Oracle, Samples, counted
+from olm.control.samples import Oracle, Samples, counted, label_all
 from olm.control.train import ADAM, Fitted, Losses, fit, schedule
 from olm.errors import check_number, check_whole
 from olm.learner import Adam, examples, order
@@ -57,7 +56,7 @@ def draw_mixture(
       `Samples`. Weights are not normalised: their mean is 1 in expectation.
 
     Raises:
-      InputError: a share outside [0, 1).
+      InputError: a share outside [0, 1), labels outside 0 … 1 or of another shape.
 
     No example: see `rounds`.
     """
@@ -91,7 +90,7 @@ def draw_mixture(
     log_p = whole(log_p_BxTxV)
     log_q = whole(compiled(proposal)(proposal_params, tokens, context))
     weights = jnp.exp(log_p - jnp.logaddexp(jnp.log1p(-share) + log_p, jnp.log(share) + log_q))
-    label = jnp.asarray(np.asarray(oracle(tokens, context)), jnp.result_type(float))
+    label = jnp.asarray(label_all(oracle, tokens, context), jnp.result_type(float))
     batch = {"tokens": tokens, "label": label, "context": dict(context)} | ({"log_p": log_p_BxTxV} if keep_log_p else {})
     if end is not None:
         batch["mask"] = mask

@@ -32,6 +32,8 @@ from olm.models.hmm import HMM
 from olm.progress import Bar
 from olm.types import Array, PyTree
 
+MOST = 12
+"""Concepts of one sentence: K of them take an automaton of more than 2^K states."""
 GUIDES = ("none", "mask", "gelato", "learned")
 DECODERS = ("sample", "beam", "greedy")
 
@@ -79,7 +81,7 @@ def constraints(
       X automata; stacks of them are large, so build them for few sets at a time.
 
     Raises:
-      InputError: names the concept: bytes that no token stands for, or no sentence of T tokens holds it.
+      InputError: names the concept: bytes that no token stands for, or no sentence of T tokens holds it; more than `MOST`.
 
     >>> constraints([("a",)], [b"", b"", b"a", b" "], 4)[0].transition.shape
     (6, 4)
@@ -90,6 +92,10 @@ def constraints(
 
     found = []
     for concepts in concept_sets:
+        if len(concepts) > MOST:
+            raise InputError(
+                f"{len(concepts)} words take an automaton of more than 2^{len(concepts)} states: give at most {MOST}"
+            )
         found.append(build(concepts))
         try:
             automata.check_satisfiable(found[-1], length)
@@ -137,7 +143,7 @@ def weighted(vocabulary: int, length: int, weight: float) -> Guide:
     def whole(tables: PyTree, tokens: Array, context: Context, log_p: Array) -> Array:
         return value(log_p, exact.whole(posterior.exact_params(tables), tokens, context))
 
-    return Guide(start, advance, whole)
+    return Guide(start, advance, whole, posterior.GUIDE.length)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -220,7 +226,8 @@ def write(
       `Written`.
 
     Raises:
-      InputError: an unknown choice, a guide that there is not, concepts that cannot be met.
+      InputError: an unknown choice, a guide that there is not, concepts that cannot be met, fewer possible sentences than a beam
+        is asked for.
 
     No example: see tests/test_control_text.py.
     """
@@ -254,7 +261,7 @@ def write(
                 of_batch = jax.random.fold_in(jax.random.fold_in(key, begin), done)
                 for _ in range(2 if timed and shape not in seen else 1):
                     started = time.monotonic()
-                    got = _decoded(model, params, of_batch, here, how, width, temperature)  # [X·r, K, T]
+                    got = _decoded(model, params, of_batch, here, how, width, temperature, n)  # [X·r, K, T]
                     elapsed = time.monotonic() - started
                     seen.add(shape)
                 seconds += elapsed
@@ -308,9 +315,16 @@ def _guided(control: Control, guide: str, weight: float | None) -> tuple[Model, 
     return models.guided(base, posterior.GUIDE if weight is None else weighted(base.vocabulary, base.length, weight)), None
 
 
-def _decoded(model: Model, params: PyTree, key: Array, here: Context, how: str, width: int, temperature: float) -> np.ndarray:
+def _decoded(
+    model: Model, params: PyTree, key: Array, here: Context, how: str, width: int, temperature: float, n: int
+) -> np.ndarray:
     if how == "beam":
-        return np.asarray(decode.beam(model, params, here, width=width).tokens)
+        found = decode.beam(model, params, here, width=width)
+        # What is left of a beam with fewer possible sentences than its width breaks the constraint.
+        possible = int((np.asarray(found.log_p) > -np.inf).sum(1).min())
+        if possible < n:
+            raise InputError(f"n is {n}, the beam finds {possible} sentences that are possible: ask for so many, or sample")
+        return np.asarray(found.tokens)
     if how == "greedy":
         return np.asarray(decode.greedy(model, params, here).tokens)[:, None]
     return np.asarray(decode.sample(model, params, key, here, temperature=temperature).tokens)[:, None]

@@ -56,11 +56,13 @@ class Guide(NamedTuple):
       start: ``start(params, context, log_p [B, V]) -> (state, log_r [B, V])``; ``log_p`` is the base's at the same place.
       advance: ``advance(params, state, tokens [B], log_p [B, V]) -> (state, log_r [B, V])``.
       whole: ``whole(params, tokens [B, T], context, log_p [B, T, V]) -> [B, T, V]``, entry t holds log R(y_<t v) for every v.
+      length: ``length(params) -> T`` where parameters are tables for sequences of one length; None: they are for any.
     """
 
     start: Callable[[PyTree, Context, Array], tuple[PyTree, Array]]
     advance: Callable[[PyTree, PyTree, Array, Array], tuple[PyTree, Array]]
     whole: Callable[[PyTree, Array, Context, Array], Array]
+    length: Callable[[PyTree], int] | None = None
 
 
 @functools.lru_cache(maxsize=256)
@@ -164,12 +166,17 @@ def hmm(vocabulary: int, length: int) -> Model:
     Returns:
       A `Model`; of the context it reads "which", where emissions depend on it.
 
+    Raises:
+      InputError: sizes below 1.
+
     >>> source = hmms.random(jax.random.key(0), 2, 3)
     >>> model = hmm(3, 4)
     >>> state, log_p = model.start(source, {"which": jnp.zeros(5, int)})
     >>> log_p.shape, float(jnp.exp(log_p).sum(-1)[0])
     ((5, 3), 1.0)
     """
+    check_whole("vocabulary", vocabulary, 1)
+    check_whole("length", length, 1)
 
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array]:
         batch = examples(context, "context")
@@ -282,15 +289,16 @@ def from_logits(logits: Callable[[Array], Array], vocabulary: int, length: int, 
       A `Model` without parameters (``()``).
 
     Raises:
-      InputError: an end outside the vocabulary, and, when called, logits of another vocabulary.
+      InputError: a begin or an end outside the vocabulary, and, when called, logits of another vocabulary.
 
     >>> model = from_logits(lambda tokens: jnp.zeros((*tokens.shape, 4)), 4, 3, begin=0)
     >>> model.advance((), model.start((), {"which": jnp.zeros(2)})[0], jnp.array([1, 2]))[1].round(2)[0].tolist()
     [-1.39, -1.39, -1.39, -1.39]
     """
     check_whole("length", length, 1)
-    if end is not None and not 0 <= end < vocabulary:
-        raise InputError(f"end is {end}: give an id within 0 … {vocabulary - 1}")
+    for name, token in (("begin", begin), ("end", end)):
+        if token is not None and not 0 <= token < vocabulary:
+            raise InputError(f"{name} is {token}: give an id within 0 … {vocabulary - 1}")
 
     def whole(params: PyTree, tokens: Array, context: Context) -> Array:
         inputs = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=begin)
@@ -357,7 +365,7 @@ def guided(base: Model, guide: Guide, strength: float = 1.0) -> Model:
       A `Model` with parameters ``{"base": …, "guide": …}``. Where R is 0 for all that p allows (the constraint is lost) it is p.
 
     Raises:
-      InputError: a strength below 0.
+      InputError: a strength below 0; when called, a guide's tables that are for another length.
 
     >>> base = from_logits(lambda tokens: jnp.zeros((*tokens.shape, 2)), 2, 3, begin=0)
     >>> steady = lambda *given: (given[1], jnp.log(jnp.array([[0.1, 0.3]])))
@@ -370,7 +378,12 @@ def guided(base: Model, guide: Guide, strength: float = 1.0) -> Model:
     """
     check_number("strength", strength, "give a number of at least 0", 0, float("inf"))
 
+    def check(params: PyTree) -> None:
+        if guide.length is not None and (tables := guide.length(params["guide"])) != base.length:
+            raise InputError(f"the guide's tables are for {tables} tokens, the base writes {base.length}: build them for as many")
+
     def start(params: PyTree, context: Context) -> tuple[PyTree, Array]:
+        check(params)
         of_base, log_p = base.start(params["base"], context)
         of_guide, log_r = guide.start(params["guide"], context, log_p)
         return (of_base, of_guide), product(log_p, log_r, strength)
@@ -381,6 +394,7 @@ def guided(base: Model, guide: Guide, strength: float = 1.0) -> Model:
         return (of_base, of_guide), product(log_p, log_r, strength)
 
     def whole(params: PyTree, tokens: Array, context: Context) -> Array:
+        check(params)
         log_p = base.whole(params["base"], tokens, context)
         return product(log_p, guide.whole(params["guide"], tokens, context, log_p), strength)
 

@@ -196,7 +196,7 @@ def _whole(tables: Lookahead, tokens: Array, context: Context, log_p: Array) -> 
     return stepwise(lambda first: _start(tables, context, first), lambda *now: _advance(tables, *now), tokens, log_p)
 
 
-GUIDE = Guide(_start, _advance, _whole)
+GUIDE = Guide(_start, _advance, _whole, lambda tables: tables.log_ahead.shape[1])
 """Guides any base by a chain's lookahead, whose tables are its parameters. Over the chain itself: the exact posterior."""
 
 
@@ -293,7 +293,7 @@ def _mask_whole(params: Support, tokens: Array, context: Context, log_p: Array) 
     return stepwise(lambda first: _mask_start(params, context, first), lambda *now: _mask_advance(params, *now), tokens, log_p)
 
 
-MASK = Guide(_mask_start, _mask_advance, _mask_whole)
+MASK = Guide(_mask_start, _mask_advance, _mask_whole, lambda tables: tables.possible.shape[1] - 1)
 """Forbids tokens after which the constraint cannot be met any more; parameters are a `Support`.
 
 Not the posterior: the tokens that are left keep the base's odds at every step.

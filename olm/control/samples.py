@@ -107,7 +107,7 @@ def draw(
         part = {name: values[begin : begin + chunk] for name, values in context.items()}
         got = decode.sample(base, params, jax.random.fold_in(key, place), part, temperature=temperature)
         drawn.append(got)
-        labels.append(_checked(oracle(got.tokens, part), len(got.tokens)))
+        labels.append(label_all(oracle, got.tokens, part))
         if keep_log_p:
             log_p.append(whole(params, got.tokens, part))
     tokens = jnp.concatenate([got.tokens for got in drawn])
@@ -122,9 +122,26 @@ def draw(
     return Samples(batch, weights, float(jnp.sum(weights * label) / n))
 
 
-def _checked(labels: Array, n: int) -> np.ndarray:
-    """An oracle's labels of n sequences in numpy."""
-    found = np.asarray(labels)
+def label_all(oracle: Oracle, tokens: Array, context: Context) -> np.ndarray:
+    """An oracle's labels, checked.
+
+    Args:
+      oracle: ``(tokens [B, T], context) -> [B]``, 0 and 1 or between.
+      tokens: [B, T].
+      context: arrays with a leading axis B.
+
+    Returns:
+      [B], in numpy.
+
+    Raises:
+      InputError: labels outside 0 … 1 or of another shape.
+
+    >>> label_all(lambda tokens, context: tokens[:, 0] == 1, jnp.array([[1], [2]]), {}).tolist()
+    [True, False]
+    """
+    found, n = np.asarray(oracle(tokens, context)), len(tokens)
+    if found.dtype == object:
+        raise InputError(f"the oracle gave {found}: it must give one number a sequence, ({n},)")
     if found.shape != (n,):
         raise InputError(f"the oracle gave labels of shape {found.shape}: it must give one number a sequence, ({n},)")
     wrong = found[~((found >= 0) & (found <= 1))]  # NaN, too
@@ -151,11 +168,12 @@ def counted(tokens: Array, end: int) -> Array:
 
 
 def check_labels(samples: Samples, *, least: int = 1) -> Samples:
-    """Fail where the oracle fires, or fails, on so many samples that nothing can be learned.
+    """Fail where the oracle says so much the same of all samples that nothing can be learned.
 
     Args:
       samples: of `draw`.
-      least: samples of either label that are needed.
+      least: how many have to be accepted, and how many not; of an oracle that gives numbers between 0 and 1 their sum counts, and
+        they have to differ.
 
     Returns:
       The same samples.
@@ -163,23 +181,26 @@ def check_labels(samples: Samples, *, least: int = 1) -> Samples:
     Raises:
       InputError: says the estimated rate and what to change; ``least`` below 1.
 
-    >>> batch = {"tokens": jnp.zeros((2, 1), int), "label": jnp.zeros(2), "context": {}}
-    >>> check_labels(Samples(batch, jnp.ones(2), 0.0))
+    >>> batch = {"tokens": jnp.zeros((60, 1), int), "label": jnp.zeros(60), "context": {}}
+    >>> check_labels(Samples(batch, jnp.ones(60), 0.0))
     Traceback (most recent call last):
-    olm.errors.InputError: the oracle accepts 0 of 2 samples (rate below 1.5): draw more, raise the temperature, or ask for less
+    olm.errors.InputError: the oracle accepts 0 of 60 samples (rate below 0.05): draw more, raise the temperature, or ask for less
     """
     check_whole("least", least, 1)
-    label = np.asarray(samples.batch["label"])
-    n, fired = len(label), int((label > 0.5).sum())
+    label, weights = np.asarray(samples.batch["label"], np.float64), np.asarray(samples.weights)
+    n, fired = len(label), float(label.sum())
     if fired < least:
-        bound = f"rate below {3 / n:.2g}" if fired == 0 else f"rate {samples.rate:.2g}"
+        # The 95% bound 3/n holds for samples of the base itself.
+        bound = f"rate below {3 / n:.2g}" if fired == 0 and n > 3 and np.ptp(weights) == 0 else f"rate {samples.rate:.2g}"
         raise InputError(
-            f"the oracle accepts {fired} of {n} samples ({bound}): draw more, raise the temperature, or ask for less"
+            f"the oracle accepts {fired:g} of {n} samples ({bound}): draw more, raise the temperature, or ask for less"
         )
     if n - fired < least:
         raise InputError(
-            f"the oracle accepts {fired} of {n} samples (rate {samples.rate:.4g}): there is nothing to control, ask for more"
+            f"the oracle accepts {fired:g} of {n} samples (rate {samples.rate:.4g}): there is nothing to control, ask for more"
         )
+    if np.ptp(label) == 0:
+        raise InputError(f"the oracle gives {label[0]:g} to all {n} samples: there is nothing to learn, ask for something else")
     return samples
 
 
@@ -201,7 +222,7 @@ def rebalanced(samples: Samples, share: float = 0.5) -> Array:
     [2.0, 0.667, 0.667, 0.667]
     """
     check_number("share", share, "give a number between 0 and 1", 0, math.nextafter(1, 0), open_low=True)
-    check_labels(samples)
     accepted, weights = samples.batch["label"] > 0.5, samples.weights
+    check_labels(samples._replace(batch={"label": accepted}))
     of_accepted, of_others = (jnp.sum(jnp.where(which, weights, 0)) for which in (accepted, ~accepted))
     return len(weights) * weights * jnp.where(accepted, share / of_accepted, (1 - share) / of_others)

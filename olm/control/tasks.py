@@ -71,9 +71,15 @@ class Exact:
         Returns:
           {"which": [B], "prompt": [B, P]}.
 
+        Raises:
+          InputError: a condition that there is not.
+
         No example: see `lexical`.
         """
-        which = jnp.asarray(which, jnp.int32)
+        numbers = np.asarray(which)
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self.prompts)):
+            raise InputError(f"conditions {numbers.min()} to {numbers.max()}: the task has {len(self.prompts)}, from 0 on")
+        which = jnp.asarray(numbers, jnp.int32)
         return {"which": which, "prompt": jnp.asarray(self.prompts)[which]}
 
     @property
@@ -112,6 +118,9 @@ def _random_kind(rng: np.random.Generator, place: int, pool: int) -> tuple[str, 
 
 def _clauses(rng: np.random.Generator, ranked: np.ndarray, kind: str, number: int, most: int = 3) -> list[list[list[int]]]:
     """Clauses of one to ``most`` single tokens of a range of ranks, no token twice."""
+    if kind not in RANKS:
+        raise InputError(f"kind must be one of {', '.join(RANKS)}, not {kind!r}")
+    check_whole("most", most, 1)
     low, high = RANKS[kind]
     pool = ranked[int(low * len(ranked)) : int(high * len(ranked))]
     if number > len(pool):
@@ -153,8 +162,9 @@ def lexical(
     ((1, 0), True)
     """
     check_whole("clauses", clauses, 1)
-    if kind not in RANKS:
-        raise InputError(f"kind must be one of {', '.join(RANKS)}, not {kind!r}")
+    check_whole("length", length, 1)
+    if vocabulary < 3:
+        raise InputError(f"vocabulary is {vocabulary}: give at least 3 tokens, one for each of {', '.join(RANKS)}")
     chain = hmms.random(jax.random.key(seed), states, vocabulary)
     ranked = np.argsort(-frequencies(chain, length))
     rng = np.random.default_rng(seed)
@@ -203,12 +213,15 @@ def combinations(
       An `Exact` task with C(pool, K) conditions.
 
     Raises:
-      InputError: as `lexical`.
+      InputError: as `lexical`; a pool of fewer clauses than a condition has.
 
     >>> task = combinations(0, pool=3, vocabulary=40, states=3, length=6)
     >>> task.prompts.tolist()
     [[40, 41], [40, 42], [41, 42]]
     """
+    if check_whole("pool", pool, 1) < check_whole("clauses", clauses, 1):
+        raise InputError(f"pool is {pool} and clauses {clauses}: give a pool of at least as many")
+    check_whole("length", length, 1)
     chain = hmms.random(jax.random.key(seed), states, vocabulary)
     ranked = np.argsort(-frequencies(chain, length))
     every = _clauses(np.random.default_rng(seed), ranked, kind, pool, most)
@@ -231,7 +244,7 @@ def judge(
 
     Returns:
       ``kl``: KL(q* ‖ q), nats a sequence, and ``kl_error``, its standard error. ``satisfaction``: mean of C over q's samples.
-      ``kl_reverse``: KL of q's accepted samples to q*, less the log of their share; it is KL(q ‖ q*) where that is 1.
+      ``kl_reverse``: KL(q(· | C = 1) ‖ q*), estimated from q's accepted samples; it is KL(q ‖ q*) where all are.
       ``forgetting``: KL(p ‖ q) in nats a token, along samples of q* where the constraint is met whatever follows, so that q* is
       p; nan where there is no such place.
 
@@ -240,8 +253,6 @@ def judge(
 
     No example: see benchmarks/control.py.
     """
-    if min(which) < 0 or max(which) >= len(task.prompts):
-        raise InputError(f"conditions {min(which)} to {max(which)}: the task has {len(task.prompts)}, from 0 on")
     exact, exact_params = task.posterior
     context = task.context(np.repeat(np.asarray(which), n))
     keys = jax.random.split(key, 2)

@@ -519,7 +519,7 @@ def distil(
     """A hidden Markov model of a base's samples, by expectation maximisation.
 
     Args:
-      tokens: [N, T], samples; empty sentences are passed over.
+      tokens: [N, T], samples of the base itself, not at another temperature; empty sentences are passed over.
       vocabulary: V.
       states: S; one of them stands for the end.
       steps: of EM, each over all samples.
