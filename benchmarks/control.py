@@ -221,7 +221,7 @@ def _style(task: Any, tokens: Any, context: Any) -> dict[str, float]:
 def weights(bench: Bench, quick: bool) -> None:
     """The weight of each of N tempered samples: uniform, exact, rebalanced, found; the same short full-batch run for each."""
     p = bench.preset
-    n, steps, evaluations = (64, 10, 3) if quick else (512, 150, 25)
+    n, steps, evaluations = (64, 10, 3) if quick else (256, 100, 12)
     task = bench.sparse(1e-2)
     net = network.small(config(p, task.symbols, 16), p.vocabulary, task.begin)
     losses = nado.losses(NADO, net)
