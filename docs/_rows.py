@@ -12,8 +12,13 @@ def estimate(measure: dict[str, Any], decimals: int = 2, unit: str = "") -> str:
     """``mean [low, high]``, 95%, of an interval over seeds; without the brackets where there is one seed."""
     bounds = [measure.get(name) for name in ("low", "high")]
     if None in bounds:
-        return f"{measure['mean']:.{decimals}f}{unit}"
-    return f"{measure['mean']:.{decimals}f}{unit} [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]"
+        return f"{_number(measure['mean'], decimals)}{unit}"
+    return f"{_number(measure['mean'], decimals)}{unit} [{', '.join(_number(bound, decimals) for bound in bounds)}]"
+
+
+def _number(value: float, decimals: int) -> str:
+    """A number with so many decimals; zero has no sign."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def times(ratio: float) -> str:

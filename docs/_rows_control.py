@@ -154,15 +154,20 @@ def _needed(result: dict[str, Any]) -> Iterator[Row]:
 
 
 def _verdicts(result: dict[str, Any], *, whole: bool = True) -> Iterator[Row]:
-    """Claims by verdict, with the interval of what each is about."""
-    verdicts: dict[str, list[str]] = {}
+    """Claims by verdict, with the interval of what each is about, or with the rates R(x) alone."""
+    verdicts: dict[str, dict[str, list[str]]] = {}
     for claim, found in result["statements"].items():
-        shown = f"{claim}: {estimate(found)}" if whole and "mean" in found else claim
-        verdicts.setdefault(found["verdict"], []).append(shown)
-    title = f"claims, each at 95% over {len(result['runs'])} seeds"
-    title += ", with the log of the ratio (of a regularisation, its largest value)" if whole else ""
+        what, _, rate = claim.rpartition(", ") if claim[-1].isdigit() else (claim, "", "")
+        shown = f"{rate}: {estimate(found)}".removeprefix(": ") if whole and "mean" in found else rate
+        verdicts.setdefault(found["verdict"], {}).setdefault(what, []).append(shown)
+    title = f"claims by R(x), each at 95% over {len(result['runs'])} seeds"
+    title += ", with the log of the ratio (regularisation: largest value along training)" if whole else ""
     for word, claims in verdicts.items():
-        yield f"{title}: {word}", "; ".join(claims)
+        listed = [
+            f"{what} ({'; '.join(rates) if whole else ', '.join(rates)})" if any(rates) else what
+            for what, rates in claims.items()
+        ]
+        yield f"{title}: {word}", "; ".join(listed)
 
 
 def control_text(result: dict[str, Any]) -> Iterator[Row]:
