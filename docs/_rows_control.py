@@ -140,9 +140,9 @@ def _longer(result: dict[str, Any]) -> Iterator[Row]:
 def _needed(result: dict[str, Any]) -> Iterator[Row]:
     """Samples for NADO's final divergence."""
     for name, found in result["samples_needed"].items():
-        ratios, least = found["ratios"], found["least"]
+        ratios, least = [float(ratio) for ratio in found["ratios"]], found["least"]  # ∞ is a word in JSON
         what = f"samples with which {name} stays below the KL of the better NADO at 20,000, rare keywords"
-        short = sum(ratio is None or ratio == float("inf") for ratio in ratios)
+        short = sum(ratio == float("inf") for ratio in ratios)
         if short:
             shown = f"not reached on {short} of {len(ratios)} seeds"
         elif all(ratio <= least for ratio in ratios):

@@ -195,7 +195,7 @@ def continual_tables(tables: dict[str, Any]) -> None:
 
 DRAWN = (
     "masking", "GeLaTo, chain of 8 states", "NADO", "NADO, explored", "DiNADO-Soft", "DiNADO-Soft, explored",
-    "DiNADO-Hard, explored", "DiNADO's form, NADO's loss, explored",
+    "DiNADO-Hard, explored",
 )  # fmt: skip
 
 
