@@ -149,7 +149,7 @@ def _needed(result: dict[str, Any]) -> Iterator[Row]:
             shown = f"at most {least:.3f} of them, the least that was tried"
         else:
             bounds = sum(ratio <= least for ratio in ratios)
-            shown = f"{estimate(found)} of them" + (f" (on {bounds} seeds a bound)" if bounds else "")
+            shown = f"{estimate(found)} of them" + (f" (a bound on {bounds} of the seeds)" if bounds else "")
         yield f"{what}; {len(ratios)} seeds", shown
 
 
