@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.control import baselines, decode, explore, nado, network, posterior, samples, tasks, train
+from olm import fitting
+from olm.control import baselines, decode, explore, nado, network, posterior, samples, tasks
 from olm.control.model import Model, compiled, guided, transformer
 from olm.control.nado import Nado
 from olm.models import hmm as hmms
@@ -156,7 +157,7 @@ class Bench:
         def run() -> dict[str, Any]:
             drawn = samples.draw(task.base, task.tables.hmm, task.oracle, self.key(1), task.context(np.zeros(n, int)), chunk=n)
             params = {"theta": transformers.init(shape)(self.key(2)), "frozen": {}}
-            found = train.fit(
+            found = fitting.fit(
                 imitation(model), params, drawn.batch, steps=p.steps, key=self.key(3), batch_size=p.batch,
                 peak=p.peak,
             )  # fmt: skip

@@ -40,7 +40,7 @@ from _control_runs import FULL, METHODS, NADO, QUICK, SOFT, Bench, Method, confi
 import olm
 from olm.control import decode, formality, nado, network, posterior, samples, tasks
 from olm.control.model import compiled, guided, log_likelihood, product
-from olm.control.train import task as task_of
+from olm.fitting import task as task_of
 
 SECTIONS = ("sparse", "longer", "budget", "capacity", "inits", "compositional", "gradients", "formality", "weights")
 QUICK_SECTIONS = ("sparse",)  # each other one compiles for another minute

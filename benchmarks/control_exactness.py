@@ -25,7 +25,8 @@ sys.path[:0] = [str(_bench.ROOT / "tests"), str(_bench.ROOT)]
 import test_nado as tables  # noqa: E402
 import test_posterior as brute  # noqa: E402
 
-from olm.control import automata, decode, nado, network, posterior, train  # noqa: E402
+from olm import fitting  # noqa: E402
+from olm.control import automata, decode, nado, network, posterior  # noqa: E402
 from olm.control.automata import Automaton  # noqa: E402
 from olm.control.model import compiled, guided, hmm, transformer  # noqa: E402
 from olm.control.nado import Nado  # noqa: E402
@@ -92,7 +93,7 @@ def forms(steps: int, draws: int) -> list[dict[str, Any]]:
     for name, settings in FORMS.items():
         for source, weights in shares.items():
             start = nado.start(one.network, jax.random.key(0))
-            found = train.fit(
+            found = fitting.fit(
                 nado.losses(settings, one.network), start, one.batch, steps=steps, key=jax.random.key(1),
                 batch_size=len(one.p), weights=jnp.asarray(weights), peak=1.0,
                 adam=Adam(b2=0.99, weight_decay=0.0, clip=None),

@@ -25,8 +25,8 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from olm import plots
-from olm.control import automata, decode, explore, generate, nado, network, posterior, samples, tasks, text, train
+from olm import fitting, plots
+from olm.control import automata, decode, explore, generate, nado, network, posterior, samples, tasks, text
 from olm.control.keywords import token_bytes
 from olm.control.model import compiled, guided, hmm, log_likelihood
 from olm.learner import order
@@ -137,7 +137,7 @@ def samples_of(task, n, key=4, **more):
 
 def learn(name, drawn, n=N):
     """Learn from the first n of N samples."""
-    return train.fit(
+    return fitting.fit(
         losses[name], nado.start(net, jax.random.key(5)), drawn.batch, steps=STEPS, key=jax.random.key(6), batch_size=BATCH,
         peak=PEAK, order=order(jax.random.key(6), STEPS, n, BATCH),
     ).params  # fmt: skip

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from olm.data import stories, text
+from olm.data import stories, text, unifilar
 from olm.data.corruption import Corruption, corrupt
 from olm.data.stories import StoryConfig
 from olm.errors import InputError
@@ -82,7 +82,7 @@ def test_drawn_windows_have_the_stated_entropy(vocabulary: int) -> None:
 @hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=30).filter(lambda weights: sum(weights) > 1e-3))
 def test_alias_tables_carry_the_distribution(weights: list[float]) -> None:
     p = np.array(weights) / sum(weights)
-    accept, alias = stories._alias(p, 5)
+    accept, alias = unifilar._alias(p, 5)
     assert (accept >= -1e-12).all() and (accept <= 1 + 1e-12).all()
     carried = (accept + np.bincount(alias - 5, 1 - accept, minlength=len(p))) / len(p)
     np.testing.assert_allclose(carried, p, atol=1e-12)

@@ -22,8 +22,8 @@ RANKS = {
     "schedules": 1, "progress": 1,
     "policy": 2, "learner": 2, "offload": 2, "tasks": 2, "plots": 2, "scaling": 2,
     "train": 3,
-    "search": 4,
-    "law": 5, "report": 5, "continual": 5, "control": 5,
+    "search": 4, "fitting": 4,
+    "law": 5, "report": 5, "continual": 5, "control": 5, "memory": 5,
     "baselines": 6,
     "": 7,  # olm/__init__.py, the public names
     "cli": 8,

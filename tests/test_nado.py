@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from olm.control import automata, nado, network, posterior, train
+from olm import fitting
+from olm.control import automata, nado, network, posterior
 from olm.control.automata import Automaton
 from olm.control.model import guided, hmm, product, stepwise
 from olm.control.nado import Nado
@@ -136,7 +137,7 @@ def learned(one: Tabular, settings: Nado, *, steps: int, peak: float) -> Any:
     """Training on all sequences at once, each with its probability as weight."""
     start = nado.start(one.network, jax.random.key(0))
     how = Adam(b2=0.99, weight_decay=0.0, clip=None)
-    fitted = train.fit(
+    fitted = fitting.fit(
         nado.losses(settings, one.network), start, one.batch, steps=steps, key=jax.random.key(1), batch_size=len(one.p),
         weights=jnp.asarray(one.p), peak=peak, adam=how,
     )  # fmt: skip
@@ -195,7 +196,7 @@ def test_what_is_frozen_stays_bit_for_bit() -> None:
     one = case()
     batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else jnp.int32), one.batch)
     start = nado.start(one.network, jax.random.key(0), base={"weight": jnp.linspace(0.1, 0.7, 5)})
-    found = train.fit(nado.losses(nado.NADO, one.network), start, batch, steps=5, key=jax.random.key(0), batch_size=16)
+    found = fitting.fit(nado.losses(nado.NADO, one.network), start, batch, steps=5, key=jax.random.key(0), batch_size=16)
     assert np.array_equal(found.params["frozen"]["base"]["weight"], start["frozen"]["base"]["weight"])
     assert all(abs(leaf).max() > 0 for leaf in (found.params["theta"]["shape"], found.params["theta"]["root"]))
 
@@ -386,7 +387,7 @@ def test_training_says_what_is_missing_or_wrong() -> None:
         loss(start, {name: x for name, x in batch.items() if name != "log_p"})
     for weights in (jnp.zeros(len(one.p)), -jnp.ones(len(one.p)), jnp.ones(3)):
         with pytest.raises(InputError, match="weights of 81 samples: give"):
-            train.fit(loss, start, batch, steps=2, key=jax.random.key(0), weights=weights)
+            fitting.fit(loss, start, batch, steps=2, key=jax.random.key(0), weights=weights)
     # Nobody watches a loss here.
     with pytest.raises(DivergenceError, match="the loss is not finite after step 1: lower the learning rate"):
-        train.fit(lambda params, batch: jnp.log(-1.0) * loss(params, batch), start, batch, steps=2, key=jax.random.key(0))
+        fitting.fit(lambda params, batch: jnp.log(-1.0) * loss(params, batch), start, batch, steps=2, key=jax.random.key(0))

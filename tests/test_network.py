@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from olm.control import automata, baselines, nado, network, train
+from olm import fitting
+from olm.control import automata, baselines, nado, network
 from olm.control.model import Model, guided, product, stepwise, transformer
 from olm.control.nado import Nado
 from olm.control.network import Network
@@ -132,7 +133,7 @@ def test_the_reference_is_frozen(name: str) -> None:
     assert all(float(abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradient["frozen"]))
     assert max(float(abs(leaf).max()) for leaf in jax.tree.leaves(gradient["theta"])) > 1e-3
     how = Adam(weight_decay=0.5)
-    found = train.fit(loss, params, batch, steps=3, key=jax.random.key(0), batch_size=2, peak=0.1, adam=how).params
+    found = fitting.fit(loss, params, batch, steps=3, key=jax.random.key(0), batch_size=2, peak=0.1, adam=how).params
     same = jax.tree.map(np.array_equal, found["frozen"], params["frozen"])
     assert all(jax.tree.leaves(same)) and jax.tree.leaves(same)
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, found["theta"], params["theta"])))

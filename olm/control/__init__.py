@@ -3,7 +3,7 @@
 - `model`: `Model`, `Guide` and their product; `decode`: sampling, greedy and beam search of any of them.
 - `automata`, `keywords`: constraints over tokens, and over the bytes that tokens stand for.
 - `posterior`: R(y_≤t) = Pr[C = 1 | y_≤t] of a hidden Markov model, exactly; GeLaTo and masking as guides.
-- `network`, `nado`: NADO and DiNADO, which learn R; `samples`, `explore`, `train`: from what, and how; `baselines`.
+- `network`, `nado`: NADO and DiNADO, which learn R; `samples`, `explore`: from what (`olm.fitting` is how); `baselines`.
 - `tasks`, `formality`: tasks whose posterior is known, and how far a model is from it.
 - `text`, `guides`, `generate`, `measures`: sentences with given words, from one's own text.
 

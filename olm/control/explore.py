@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from olm.control import decode
 from olm.control.model import Context, Model, compiled, log_likelihood
 from olm.control.samples import Oracle, Samples, counted, label_all
-from olm.control.train import ADAM, Fitted, Losses, fit, schedule
 from olm.errors import check_number, check_whole
+from olm.fitting import ADAM, Fitted, Losses, fit, schedule
 from olm.learner import Adam, examples, order
 from olm.records import Run
 from olm.types import Array, PyTree
@@ -126,7 +126,7 @@ def rounds(
       steps: of all rounds, as many in each, under one schedule of learning rates.
       key: random key.
       weighted: weigh samples by their exact weights; False: take them as they are.
-      batch_size, peak, adam, watched, measures: as for `olm.control.train.fit`.
+      batch_size, peak, adam, watched, measures: as for `olm.fitting.fit`.
       run: an open run folder: a line of metrics for each evaluation, and the state after each round, from which a resumed run
         goes on; a round that was interrupted is made again.
       progress: show a bar for each round.
@@ -135,7 +135,7 @@ def rounds(
       `Fitted`; the history's "step" runs on over rounds, "round" and "rate" (the estimate of R(x)) are added.
 
     Raises:
-      InputError, DivergenceError: as `olm.control.train.fit`.
+      InputError, DivergenceError: as `olm.fitting.fit`.
 
     No example: see benchmarks/control.py.
     """

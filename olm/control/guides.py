@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from olm import fitting
 from olm.control import baselines, explore, nado, network
 from olm.control import model as models
-from olm.control import train as training
 from olm.control.model import Guide
 from olm.control.samples import Samples
 from olm.control.text import BEGIN, END, METHODS, Concepts, base_model, context, holds, mean_loss, texts
@@ -86,27 +86,27 @@ def learned(method: str, config: TransformerConfig, length: int, base_params: Py
 
 def train_guide(
     guide: Learned, samples: Samples, held_out: Samples, *, steps: int, key: Array, weighted: bool = False, **more: Any
-) -> training.Fitted:
+) -> fitting.Fitted:
     """Learn a guide from labelled samples.
 
     Args:
       guide: of `learned`.
       samples: of `draw`.
       held_out: samples to measure with.
-      steps, key: as for `olm.control.train.fit`.
+      steps, key: as for `olm.fitting.fit`.
       weighted: by the samples' weights, for those drawn at another temperature.
       more: its ``batch_size``, ``peak``, ``run``, ``save_every``, ``progress``, ``every``.
 
     Returns:
-      `olm.control.train.Fitted`; rows with "loss", held-out nats a sentence.
+      `olm.fitting.Fitted`; rows with "loss", held-out nats a sentence.
 
     Raises:
-      InputError, DivergenceError: as `olm.control.train.fit`.
+      InputError, DivergenceError: as `olm.fitting.fit`.
 
     No example: see tests/test_control_text.py.
     """
     of_init, of_order = jax.random.split(key)
-    return training.fit(
+    return fitting.fit(
         guide.losses,
         guide.init(of_init),
         samples.batch,
@@ -135,7 +135,7 @@ def explored_guide(
     inflections: bool = False,
     weighted: bool = False,
     **more: Any,
-) -> training.Fitted:
+) -> fitting.Fitted:
     """Learn a guide in rounds, each of which draws half of its samples from what was learned before.
 
     Args:
@@ -153,7 +153,7 @@ def explored_guide(
       more: ``batch_size``, ``peak``, ``run``, ``progress`` of `olm.control.explore.rounds`.
 
     Returns:
-      `olm.control.train.Fitted`; rows with "loss", held-out nats a sentence.
+      `olm.fitting.Fitted`; rows with "loss", held-out nats a sentence.
 
     Raises:
       InputError, DivergenceError: as `olm.control.explore.rounds`.

@@ -395,7 +395,7 @@ def start(network: Network, key: Array, **frozen: PyTree) -> dict[str, PyTree]:
     Returns:
       {"theta", "frozen"}.
 
-    No example: see `olm.control.train.fit`.
+    No example: see `olm.fitting.fit`.
     """
     theta = network.init(key)
     structure: Callable[[PyTree], Any] = jax.tree.structure

@@ -97,7 +97,7 @@ def draw(
     Raises:
       InputError: labels outside 0 … 1 or of another shape, arrays of the context that differ in length.
 
-    No example: see `olm.control.train.fit`.
+    No example: see `olm.fitting.fit`.
     """
     check_whole("chunk", chunk, 1)
     n = examples(context, "context")

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from olm import fitting
 from olm.control import decode
 from olm.control import model as models
-from olm.control import train as training
 from olm.control.keywords import finder
 from olm.control.model import Context, Model
 from olm.control.samples import Samples
@@ -345,26 +345,26 @@ def train_base(
     batch_size: int = 64,
     peak: float = 2e-3,
     **more: Any,
-) -> training.Fitted:
+) -> fitting.Fitted:
     """A language model of the corpus, p(y | prompt).
 
     Args:
       corpus: of `read_corpus`.
       config: the transformer's sizes.
-      steps, key, batch_size, peak: as for `olm.control.train.fit`.
+      steps, key, batch_size, peak: as for `olm.fitting.fit`.
       more: its ``run``, ``save_every``, ``progress``, ``every``.
 
     Returns:
-      `olm.control.train.Fitted`: the transformer's parameters; rows with "loss", held-out nats a token.
+      `olm.fitting.Fitted`: the transformer's parameters; rows with "loss", held-out nats a token.
 
     Raises:
-      InputError, DivergenceError: as `olm.control.train.fit`.
+      InputError, DivergenceError: as `olm.fitting.fit`.
 
     No example: see tests/test_control_text.py.
     """
     base = base_model(config, corpus.train.tokens.shape[1])
     of_init, of_order = jax.random.split(key)
-    found = training.fit(
+    found = fitting.fit(
         _language_losses(base),
         {"theta": transformers.init(config)(of_init), "frozen": {}},
         batch_of(corpus.train),
@@ -515,7 +515,7 @@ def distil(
     run: Run | None = None,
     save_every: float = 20.0,
     progress: bool = False,
-) -> training.Fitted:
+) -> fitting.Fitted:
     """A hidden Markov model of a base's samples, by expectation maximisation.
 
     Args:
@@ -530,7 +530,7 @@ def distil(
       progress: show a bar.
 
     Returns:
-      `olm.control.train.Fitted`: an `HMM`; a row for each step, "loss" before it and "held_out" after it, nats a token.
+      `olm.fitting.Fitted`: an `HMM`; a row for each step, "loss" before it and "held_out" after it, nats a token.
 
     Raises:
       InputError: no sample but empty ones; sizes as in `olm.models.hmm`.
@@ -574,4 +574,4 @@ def distil(
         raise
     finally:
         bar.close()
-    return training.Fitted(chain, rows)
+    return fitting.Fitted(chain, rows)

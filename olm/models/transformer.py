@@ -225,8 +225,10 @@ class Transformer(nn.Module):
         # From here on all P = B·L positions lie on one axis. With two, XLA's CPU compiler copies every activation transposed to
         # form the gradient of a weight, which takes a good part of the gradient's time.
         x_PxD = x_BxLxD.reshape(-1, c.width)
+        self.sow("activations", "stream", x_PxD)  # kept for `activations` alone
         for layer in range(c.layers):
             x_PxD = Block(c, name=f"block_{layer}")(x_PxD, length, start)
+            self.sow("activations", "stream", x_PxD)
         if position_B is not None:
             self.put_variable("cache", "position", position_B + length)
         told = tokens.shape[-1] if last is None else last
@@ -424,6 +426,33 @@ def hidden(config: TransformerConfig) -> Callable[..., Array]:
       (2, 5, 32)
     """
     return _function(Transformer(config, headless=True))
+
+
+def activations(config: TransformerConfig) -> Callable[..., Array]:
+    """What every layer says: the embedded tokens, the stream after each block, and the states that the head multiplies.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      ``(params, tokens [B, L], *, extra=None) -> [layers + 2, B, L, D]``; the last is `hidden`. ``extra`` as for `logits`.
+
+    Raises:
+      InputError: as `logits`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jax.jit(activations(CPU))(init(CPU)(jax.random.key(0)), jnp.zeros((2, 5), jnp.int32)).shape
+      (4, 2, 5, 32)
+    """
+    module = Transformer(config, headless=True)
+
+    def apply(params: PyTree, tokens: Array, **inputs: Any) -> Array:
+        last, kept = module.apply({"params": params}, tokens, mutable=["activations"], **inputs)
+        stream = kept["activations"]["stream"]
+        return jnp.stack([*(x_PxD.reshape(last.shape) for x_PxD in stream), last])
+
+    return apply
 
 
 def start(config: TransformerConfig, batch: int) -> PyTree:

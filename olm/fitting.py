@@ -1,8 +1,7 @@
-"""Training for controlled generation: every method is losses of samples, learned in the loop of `olm.train`.
+"""Plain training: losses of samples, learned with AdamW, a warm-up and a cosine to zero, in the loop of `olm.train`.
 
-NADO and DiNADO learn R from labelled samples (`olm.control.nado.losses`); fine-tuning and prompt tuning learn p itself from
-accepted samples; FUDGE learns a classifier of prefixes. The weight of every sample is an olm policy: uniform, the exact weights
-of tempered samples (`olm.policy.static`), or what `olm.find_policy` finds.
+For models that something else is then asked about: a guide of `olm.control`, a memory of `olm.memory`. The weight of every
+sample is an olm policy: uniform, the exact weights of tempered samples (`olm.policy.static`), or what `olm.find_policy` finds.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def fit(
 
     Args:
       losses: ``(params, batch) -> [B]``, nats a sample.
-      params: θ_0, ``{"theta", "frozen"}``; what is frozen stays.
+      params: θ_0; what lies below a key "frozen" stays.
       batch: samples, a pytree with leading axis N.
       steps: T.
       key: order of the samples.
@@ -136,7 +135,7 @@ def fit(
 
     >>> batch = {"x": jnp.ones((8, 1))}
     >>> losses = lambda params, batch: (batch["x"][:, 0] - params["theta"]) ** 2
-    >>> start = {"theta": jnp.zeros(()), "frozen": {}}
+    >>> start = {"theta": jnp.zeros(())}
     >>> found = fit(losses, start, batch, steps=200, key=jax.random.key(0), batch_size=4, peak=0.1)
     >>> round(float(found.params["theta"]), 2)
     1.0
@@ -153,7 +152,8 @@ def fit(
         if weights.shape != (n,) or not bool((weights >= 0).all() & (weights.sum() > 0)):
             raise InputError(f"weights of {n} samples: give [{n}] numbers of at least 0, some of them positive")
         phi = (weights / weights.sum(), phi)
-    whole, how = task(losses, params, batch), adamw(adam, size, frozen=True)
+    frozen = isinstance(params, dict) and "frozen" in params
+    whole, how = task(losses, params, batch), adamw(adam, size, frozen=frozen)
     # Targets are not looked at by a walk: one sample stands for them.
     whole = whole._replace(target=jax.tree.map(lambda x: x[:1], batch))
     arguments, carry = inputs(whole, how, policy, phi, steps, key, order=order, params=params)
@@ -162,9 +162,9 @@ def fit(
 
     def row(step: int, carry: PyTree) -> dict[str, Any]:
         seen = {} if watched is None else {"loss": float(mean(carry[0], watched))}
-        learned = [leaf for name in carry[0] if name != "frozen" for leaf in jax.tree.leaves(carry[0][name])]
+        learned = carry[0] if not frozen else {name: leaf for name, leaf in carry[0].items() if name != "frozen"}
         # Parameters tell of a loss that nobody watches.
-        if not all(np.isfinite(number).all() for number in [*seen.values(), *learned]):
+        if not all(np.isfinite(number).all() for number in [*seen.values(), *jax.tree.leaves(learned)]):
             raise DivergenceError(f"the loss is not finite after step {step}: lower the learning rate")
         return {"step": int(step), **seen, **({} if measures is None else measures(carry[0]))}
 

@@ -1,0 +1,364 @@
+"""Does a transformer behave like an associative memory? The experiments of Niu et al. 2024 (arXiv 2405.08707), with controls.
+
+Sections, every number over seeds with an interval, all losses on held-out windows or of the training set itself:
+
+- ``shares``: one transformer on 100%, 1% and 0.1% of one corpus (generated stories of known entropy; the Python standard
+  library's docstrings and code; or files of your own, --files). Does 0.1% overfit until the training loss vanishes; is 1%
+  comparable with 100%, and if so for models near N ∝ D²?
+- ``questions``: question formation with a vocabulary of 68 words, 6 and 10 layers, batch 8. The training loss settles; at the
+  theory's bound of 1 nat, or at the entropy of the source? Controls: other vocabularies, and the copied half left out.
+- ``data``: D*, the least data whose training loss is within 2% of the validation loss at the validation minimum, for model sizes
+  16 times apart and more: exponent of D* ∝ N^b against the theory's ½. Beside it the irreducible term of a Chinchilla law of the
+  same runs, against the source's entropy and the theory's 1.
+- ``policy``: what a found learning policy knows by heart, beside uniform weights, of the clean and of the corrupted half of its
+  training set; and the radii of its patterns.
+
+Every run is a file below --cells once it is done, so that an interrupted benchmark goes on and two processes may share the work:
+
+    python benchmarks/memory.py --only questions & python benchmarks/memory.py --only shares data policy; wait
+    python benchmarks/memory.py                  # reads what is there, runs what is not, writes results/memory.json
+    python benchmarks/memory.py --preset gpu     # paper sizes: half an hour on one accelerator; writes results/memory_gpu.json
+    python benchmarks/memory.py --quick          # all sections, tiny
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _bench
+import jax
+import numpy as np
+import optax
+from _memory_runs import PRESETS, Bench
+from continual import verdict, within
+
+import olm
+from olm.data import corruption
+from olm.data import stories as story_data
+from olm.memory import measure, partition
+from olm.memory.experiment import at_minimum, data_needed, exponent
+from olm.scaling.fit import fit
+from olm.tasks.language import Stories, stories
+
+BOUND = 0.02
+SECTIONS = ("shares", "questions", "data", "policy")
+
+
+def per_seed(cell: dict[str, Any], of: str) -> list[float]:
+    """A column of the last evaluation."""
+    return [float(x) for x in cell["history"][-1][of]]
+
+
+def column(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and interval over seeds."""
+    return _bench.interval(list(values))
+
+
+# --- 100%, 1%, 0.1% ---------------------------------------------------------------------------------------------------
+
+
+def shares(bench: Bench, names: Sequence[str]) -> dict[str, Any]:
+    """Rows of every corpus, width and share, and the statements of the seed."""
+    p, found = bench.preset, {}
+    for name in names:
+        rows: dict[str, Any] = {}
+        whole = p.corpus if name == "stories" else None
+        for width in p.widths:
+            total = p.corpus
+            for share in p.shares:
+                # The text has as many tokens as it has: the first run is on all of them, and says how many.
+                tokens = round(share * total)
+                cell = bench.on_corpus(name, tokens if whole or share < 1 else 10**12, width, p.steps, whole)
+                if share == 1.0:
+                    total = cell["tokens"]
+                rows[f"width {width}, {100 * share:g}%"] = share_row(bench, cell, share)
+        found[name] = {"rows": rows, "claims": share_claims(bench, rows)}
+    return found
+
+
+def share_row(bench: Bench, cell: dict[str, Any], share: float) -> dict[str, Any]:
+    """One run, at its end and at its validation minimum."""
+    least = [at_minimum(cell["history"], s) for s in range(len(bench.seeds))]
+    train, validation = per_seed(cell, "train"), per_seed(cell, "validation")
+    p = bench.preset
+    theory = partition.prediction(cell["width"], p.length, p.layers)
+    memory = {
+        name: column([one[name] for one in cell["memory"]])
+        for name in ("known", "loss_auc", "written_stored", "written_held_out")
+    }
+    last = [one["layers"][-1] for one in cell["memory"]]
+    return {
+        "share": share,
+        "width": cell["width"],
+        "tokens": cell["tokens"],
+        "layer_parameters": cell["layer_parameters"],
+        "entropy": cell["entropy"],
+        "theory_tokens": theory.tokens,
+        "theory_parameters": theory.constant * cell["tokens"] ** 2,
+        "train": column(train),
+        "validation": column(validation),
+        "gap": column([v - t for t, v in zip(train, validation, strict=True)]),
+        "least_validation": column([m.validation for m in least]),
+        "gap_at_least": column([m.validation - m.train for m in least]),
+        "steps_at_least": [m.step for m in least],
+        **memory,
+        "radius_over_theory": column([layer["radius_over_theory"] for layer in last]),
+        "separation_auc": column([layer["separation_auc"] for layer in last]),
+        "held_out_inside": column([layer["held_out_inside"] for layer in last]),
+        "history": cell["history"],
+    }
+
+
+def share_claims(bench: Bench, rows: dict[str, Any]) -> dict[str, Any]:
+    """What the seed document says of 0.1% and 1%."""
+    found = {}
+    p = bench.preset
+    by = {(row["width"], row["share"]): row for row in rows.values()}
+    smallest = min(p.shares)
+    for width in p.widths:
+        few, all_ = by[width, smallest], by[width, max(p.shares)]
+        rise = np.array(few["validation"]["values"]) - np.array(few["least_validation"]["values"])
+        found[f"width {width}: {100 * smallest:g}% overfits, its validation loss rises from its minimum, nats"] = verdict(
+            rise, 0.0, below=False
+        )
+        # Vanished: a twentieth of the loss of the model that saw everything.
+        lost = np.array(few["train"]["values"]) / np.array(all_["train"]["values"])
+        found[f"width {width}: the training loss of {100 * smallest:g}% vanishes, over that of 100%"] = verdict(
+            lost, 0.05, below=True
+        )
+        for share in sorted(set(p.shares) - {smallest, max(p.shares)}):
+            part = by[width, share]
+            ratio = np.array(part["least_validation"]["values"]) / np.array(all_["least_validation"]["values"]) - 1
+            times = part["layer_parameters"] / part["theory_parameters"]
+            found[
+                f"width {width}: {100 * share:g}% is within {100 * BOUND:g}% of 100% at the validation minimum "
+                f"(N is {times:.2g} of the theory's for this D)"
+            ] = within(ratio, BOUND)
+    return found
+
+
+# --- question formation -----------------------------------------------------------------------------------------------
+
+
+def questions(bench: Bench) -> dict[str, Any]:
+    """Plateaus beside entropies, and which of the two explanations stands."""
+    p = bench.preset
+    wanted = [(68, True, depth) for depth in p.depths]
+    wanted += [(words, True, p.depths[0]) for words in p.words] + [(68, False, p.depths[0])]
+    rows = {}
+    for words, copied, layers in wanted:
+        cell = bench.questions(words, copied, layers)
+        late = [row for row in cell["history"] if row["step"] > 0.9 * cell["history"][-1]["step"]]
+        train, validation = (np.array([row[of] for row in late]).mean(0) for of in ("train", "validation"))
+        kind = "sentence and copy or question" if copied else "sentences alone"
+        rows[f"{words} words, {kind}, {layers} layers"] = {
+            "words": words,
+            "copied": copied,
+            "layers": layers,
+            "parameters": cell["parameters"],
+            "tokens": cell["tokens"],
+            "entropy": cell["entropy"],
+            "train": column(train),
+            "validation": column(validation),
+            "train_less_entropy": column(train - cell["entropy"]),
+            "validation_less_entropy": column(validation - cell["entropy"]),
+            "train_less_one": column(train - 1.0),
+            "history": cell["history"],
+        }
+    claims: dict[str, Any] = {}
+    values = np.array([row["train"]["values"] for row in rows.values()])
+    entropies = np.array([row["entropy"] for row in rows.values()])
+    slopes = [float(np.polyfit(entropies, values[:, s], 1)[0]) for s in range(values.shape[1])]
+    published = np.array([row["train"]["values"] for row in rows.values() if row["words"] == 68 and row["copied"]])
+    claims["68 words, as published: the training loss settles within 0.1 of 1 nat"] = within(published.mean(0) - 1.0, 0.1)
+    claims["in all controls the training loss is at least 1 nat, as the bound has it: the least of them"] = verdict(
+        values.min(0), 1.0, below=False
+    )
+    claims["in all controls the training loss is within 0.05 nats of the source's entropy: the farthest of them"] = within(
+        np.abs(values - entropies[:, None]).max(0), 0.05
+    )
+    claims["slope of the training loss over the entropy (0 if it settles at 1, 1 if at the entropy) is within 0.1 of 1"] = within(
+        np.array(slopes) - 1.0, 0.1
+    )
+    return {"rows": rows, "claims": claims, "slope": column(slopes)}
+
+
+# --- D* against N -----------------------------------------------------------------------------------------------------
+
+
+def data(bench: Bench) -> dict[str, Any]:
+    """The least data without overfitting, and the law of the same runs."""
+    p, seeds = bench.preset, range(len(bench.seeds))
+    rows: dict[str, Any] = {}
+    table, runs = [], []
+    for width, sizes in p.grid:
+        cells = []
+        for tokens in sizes:
+            steps = max(p.grid_steps, p.epochs * tokens // (p.batch * p.length))
+            cells.append(bench.on_corpus("stories", tokens, width, steps, tokens))
+        least = [[at_minimum(cell["history"], s) for s in seeds] for cell in cells]
+        at = [cell["tokens"] for cell in cells]
+        needed = [data_needed(at, [m[s].gap for m in least], BOUND) for s in seeds]
+        theory = partition.prediction(width, p.length, p.layers)
+        known = [one.tokens for one in needed]
+        rows[f"width {width}"] = {
+            "width": width,
+            "parameters": cells[0]["parameters"],
+            "layer_parameters": cells[0]["layer_parameters"],
+            "tokens": at,
+            "gaps": [column([m.gap for m in row]) for row in least],
+            "losses": [column([m.validation for m in row]) for row in least],
+            "steps_at_least": [[m.step for m in row] for row in least],
+            "steps": [cell["history"][-1]["step"] for cell in cells],
+            "needed": known,
+            "needed_sides": [one.side for one in needed],
+            "theory_tokens": theory.tokens,
+            "known": [column([one["known"] for one in cell["memory"]]) for cell in cells],
+            "radius_over_theory": [column([one["layers"][-1]["radius_over_theory"] for one in cell["memory"]]) for cell in cells],
+        }
+        table.append(known)
+        runs += [(cells[0]["parameters"], tokens, [m.validation for m in row]) for tokens, row in zip(at, least, strict=True)]
+    entropy, found = cells[0]["entropy"], {"rows": rows, "entropy": cells[0]["entropy"], "claims": {}}
+    for what in ("layer_parameters", "parameters"):
+        sizes_N = [row[what] for row in rows.values()]
+        b = [exponent(sizes_N, [known[s] for known in table]) for s in seeds]
+        found[f"exponent_{what}"] = column(b)
+        found["claims"][f"D* ∝ N^b, N the {what.replace('_', ' ')}: b is within 0.1 of ½"] = within(np.array(b) - 0.5, 0.1)
+    found["law"] = law(runs, entropy, len(bench.seeds))
+    return found
+
+
+def law(runs: Sequence[tuple[float, float, list[float]]], entropy: float, seeds: int) -> dict[str, Any]:
+    """L = E + A/N^α + B/D^β of the losses at the validation minimum, a fit for each seed."""
+    fits = []
+    for s in range(seeds):
+        n, d, loss = (np.array(x, float) for x in zip(*((n, d, losses[s]) for n, d, losses in runs), strict=True))
+        fits.append(fit(n, d, loss, check_units=False))
+    names = list(fits[0].parameters)
+    floor = np.array([one.parameters["E"] for one in fits])
+    return {
+        "parameters": {name: column([float(one.parameters[name]) for one in fits]) for name in names},
+        "status": [one.status for one in fits],
+        "irreducible_less_entropy": column(floor - entropy),
+        "irreducible_less_one": column(floor - 1.0),
+    }
+
+
+# --- the found policy -------------------------------------------------------------------------------------------------
+
+
+def policy(bench: Bench, quick: bool) -> dict[str, Any]:
+    """Memory after training with the found policy and with uniform weights."""
+    runs = [bench._cell(f"policy_{seed}", lambda seed=seed: policy_run(seed, quick)) for seed in bench.seeds]
+    rows: dict[str, Any] = {}
+    for part in ("clean", "corrupted"):
+        for side in ("uniform", "found"):
+            rows[f"{part}, {side}"] = {name: column([run[part][side][name] for run in runs]) for name in runs[0][part][side]}
+        rows[f"{part}, found less uniform"] = {
+            name: column([run[part]["found"][name] - run[part]["uniform"][name] for run in runs])
+            for name in runs[0][part]["found"]
+        }
+    claims = {
+        "the found policy knows less of the corrupted half by heart: difference in share": verdict(
+            rows["corrupted, found less uniform"]["known"]["values"], 0.0, below=True
+        ),
+        "the found policy knows less of the clean half by heart: difference in share": verdict(
+            rows["clean, found less uniform"]["known"]["values"], 0.0, below=True
+        ),
+        "radii of the last layer are within 10% of those of uniform weights: log of the ratio, clean half": within(
+            [np.log(run["clean"]["found"]["radius"] / run["clean"]["uniform"]["radius"]) for run in runs], 0.1
+        ),
+    }
+    return {"rows": rows, "claims": claims, "acceleration": column([run["acceleration"] for run in runs]),
+            "area_ratio": column([run["area_ratio"] for run in runs])}  # fmt: skip
+
+
+def policy_run(seed: int, quick: bool) -> dict[str, Any]:
+    """One search at the rate where the area of uniform weights is least; held-out sets are clean, and corrupted in the same
+    way.""" config = Stories(examples=32 if quick else 256, targets=32, tests=64 if quick else 1024)
+    built = stories(jax.random.key(seed), config)
+    learner = olm.Learner(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.6)))
+    solution = olm.find_policy(
+        built.task, learner, steps=10 if quick else 300, evaluations=2 if quick else 10, target_draws=32 if quick else 256,
+        key=jax.random.key(1000 + seed), adjoint=olm.adjoint.direct(),
+    )  # fmt: skip
+    tables, length = built.grammar, built.model.length
+    clean = np.asarray(story_data.draw(tables, jax.random.key(70_000 + seed), config.tests, length))
+    spoiled = corruption.corrupt(
+        jax.random.key(80_000 + seed), clean, vocabulary=built.model.vocabulary, how=corruption.Corruption(fraction=1.0)
+    )
+    held = {"clean": measure.samples(clean), "corrupted": measure.samples({"tokens": spoiled.tokens, "mask": spoiled.mask})}
+    train = measure.samples(built.task.train)
+    wrong = np.asarray(built.corrupted, bool)
+    found: dict[str, Any] = {"acceleration": solution.acceleration, "area_ratio": solution.area_ratio}
+    for part, rows in (("clean", ~wrong), ("corrupted", wrong)):
+        stored = measure.Samples(train.tokens[rows], train.mask[rows])
+        found[part] = {}
+        for side, curve in (("uniform", solution.baseline), ("found", solution.curve)):
+            seen = measure.measure(
+                built.model, curve.params, stored, held[part], jax.random.key(seed), retrieved=64 if quick else 512
+            ).summary()
+            last = seen["layers"][-1]
+            found[part][side] = {
+                **{name: seen[name] for name in ("loss_stored", "loss_held_out", "known", "loss_auc", "written_stored")},
+                **{name: last[name] for name in ("radius", "radius_over_theory", "separation_auc", "held_out_inside")},
+                **{f"recovered_{name.replace(', ', '_').replace(' ', '_')}_at_1": kept["recovered"][kept["fractions"].index(1.0)]
+                   for name, kept in seen["retrieval"].items()},
+            }  # fmt: skip
+    return found
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+def show(found: dict[str, Any]) -> None:
+    """Tables of rows, then verdicts."""
+    rows = []
+    for name, row in found["rows"].items():
+        figures = {key: value for key, value in row.items() if isinstance(value, float | int)}
+        figures |= {key: value["mean"] for key, value in row.items() if isinstance(value, dict) and "mean" in value}
+        rows.append({"row": name, **figures})
+    _bench.table(rows)
+    for claim, one in found["claims"].items():
+        ends = "" if one["low"] is None else f" [{one['low']:.3g}, {one['high']:.3g}]"
+        print(f"{one['verdict']}: {claim}: {one['mean']:.3g}{ends}")
+
+
+def main() -> None:
+    """Run what was asked for, print tables, save one JSON."""
+    parser = _bench.parser(__doc__, seeds=(0, 1, 2))
+    parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu", help="sizes")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; all are needed to record")
+    parser.add_argument("--files", type=Path, nargs="+", default=None, help="text files in place of the library")
+    parser.add_argument("--cells", type=Path, default=_bench.ROOT / "runs" / "memory", help="where finished runs are kept")
+    parser.add_argument("--progress", action="store_true", help="show a bar with the time left")
+    arguments = parser.parse_args()
+    name = "quick" if arguments.quick else arguments.preset
+    seeds = arguments.seeds[:2] if arguments.quick else arguments.seeds
+    bench = Bench(PRESETS[name], seeds, arguments.cells, arguments.progress)
+    texts = list(bench.preset.corpora)
+    if arguments.files:
+        texts = [os.pathsep.join(map(str, arguments.files)) if text == "library" else text for text in texts]
+    sections = {
+        "shares": lambda: shares(bench, texts),
+        "questions": lambda: questions(bench),
+        "data": lambda: data(bench),
+        "policy": lambda: policy(bench, arguments.quick),
+    }
+    found = {}
+    for section in arguments.only:
+        found[section] = sections[section]()
+        parts = found[section] if section == "shares" else {section: found[section]}
+        for title, part in parts.items():
+            print(f"\n{section}: {title}")
+            show(part)
+    if set(arguments.only) == set(SECTIONS) or arguments.output is not None:
+        settings = {"preset_name": name, "preset": vars(bench.preset)}
+        _bench.save("memory" if name != "gpu" else "memory_gpu", {**settings, **found}, arguments)
+
+
+if __name__ == "__main__":
+    main()
