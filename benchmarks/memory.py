@@ -277,8 +277,8 @@ def policy(bench: Bench, quick: bool) -> dict[str, Any]:
 
 
 def policy_run(seed: int, quick: bool) -> dict[str, Any]:
-    """One search at the rate where the area of uniform weights is least; held-out sets are clean, and corrupted in the same
-    way.""" config = Stories(examples=32 if quick else 256, targets=32, tests=64 if quick else 1024)
+    """One search at the rate where the area of uniform weights is least; half of the held-out sets is corrupted as well."""
+    config = Stories(examples=32 if quick else 256, targets=32, tests=64 if quick else 1024)
     built = stories(jax.random.key(seed), config)
     learner = olm.Learner(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.6)))
     solution = olm.find_policy(

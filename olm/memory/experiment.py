@@ -157,7 +157,7 @@ def learn(
     if len(sizes) > 1:
         raise InputError(f"training sets have {sorted(sizes)} examples: give sets of one size")
     losses = losses or _per_sequence(config)
-    start = jax.vmap(transformer.init(config))(keys)
+    start = _init(config)(keys)
     examples = jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts, 1)), *train)
     few = jax.tree.map(lambda *parts: jnp.asarray(np.stack([part[:looked_at] for part in parts])), *train)
     held = jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x[:looked_at], (len(train), *x[:looked_at].shape))), validation)
@@ -178,6 +178,11 @@ def learn(
 
 
 _per_sequence = functools.cache(transformer.per_sequence_losses)
+
+
+@functools.cache
+def _init(config: TransformerConfig) -> Callable[[Array], PyTree]:
+    return jax.jit(jax.vmap(transformer.init(config)))
 
 
 class Minimum(NamedTuple):
