@@ -112,11 +112,12 @@ def kept_below(folder: Path, preset: Any) -> Path:
 
 
 def cell(path: Path, label: str, run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """A finished run from its file, or run now and written to it, atomically, with its seconds and commit."""
+    """A finished run from its file, or run now and written to it, atomically, with its seconds, commit and device."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
-        record = {**run(), "seconds": time.monotonic() - begun, "commit": environment()["commit"]}
+        where = environment()
+        record = {**run(), "seconds": time.monotonic() - begun, "commit": where["commit"], "device": where["device"]}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False), encoding="utf-8")
         os.replace(temporary, path)

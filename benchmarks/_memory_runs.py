@@ -131,10 +131,19 @@ class Bench:
     def __init__(self, preset: Preset, seeds: list[int], folder: Path, progress: bool):
         self.preset, self.seeds, self.progress = preset, tuple(seeds), progress
         self.folder = _bench.kept_below(folder, preset)
+        self.used: list[dict[str, Any]] = []
 
-    def _cell(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def cell(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A finished run from its file, or run now."""
         seeds = "-".join(map(str, self.seeds))
-        return _bench.cell(self.folder / f"seeds_{seeds}" / f"{name}.json", name, run)
+        found = _bench.cell(self.folder / f"seeds_{seeds}" / f"{name}.json", name, run)
+        self.used.append({key: found.get(key) for key in ("device", "commit", "seconds")})
+        return found
+
+    def made(self) -> dict[str, Any]:
+        """Where and in which commits the runs that were read were made, and the seconds they took, one at a time."""
+        places = {key: sorted({str(one[key]) for one in self.used}) for key in ("device", "commit")}
+        return {**places, "runs": len(self.used), "seconds": sum(one["seconds"] for one in self.used)}
 
     def _keys(self) -> jax.Array:
         return jax.vmap(jax.random.key)(np.array(self.seeds, np.uint32))
@@ -169,7 +178,7 @@ class Bench:
                 "memory": self._memory(config, found.params, sets, source.validation),
             }
 
-        return self._cell(f"corpus_{_word(name)}_{tokens}_of_{whole or tokens}_width_{width}_{steps}", run)
+        return self.cell(f"corpus_{_word(name)}_{tokens}_of_{whole or tokens}_width_{width}_{steps}", run)
 
     def _memory(self, config: TransformerConfig, params: Any, sets: list[np.ndarray], validation: np.ndarray) -> list[Any]:
         """What each seed's model knows by heart at the last step."""
@@ -215,7 +224,7 @@ class Bench:
                 "history": found.history,
             }
 
-        return self._cell(f"questions_{words}_{'pairs' if copied else 'declaratives'}_{layers}_layers", run)
+        return self.cell(f"questions_{words}_{'pairs' if copied else 'declaratives'}_{layers}_layers", run)
 
 
 def _word(name: str) -> str:

@@ -9,6 +9,7 @@
 - `law_language`: weights and contributions of clean and corrupted examples along the run.
 - `continual_*`: replay shares, published statements and searched schedules of continual pre-training.
 - `control_*`: how far methods of controlled generation are from the posterior, by the constraint's rate and by number of samples.
+- `memory_*`: energies of an associative memory, what its theory says of training, and what is measured.
 - `policies_compared_*`: the area ratio of every policy beside what it cost.
 """
 
@@ -25,6 +26,8 @@ import optax
 
 import olm
 from olm import plots
+from olm.memory import energy
+from olm.plots import memory as memory_plots
 from olm.plots.control import divergences, sample_efficiency
 from olm.plots.law import by_group
 from olm.plots.scaling import improvement
@@ -223,6 +226,70 @@ def control() -> None:
         keep(ax.figure, "control_samples")
 
 
+def memory_energies() -> None:
+    """The landscapes of Figure 1 of Niu et al. 2024, with paths of both kinds of descent."""
+    line, plane = np.array([[-2.0], [0.0], [1.0]]), np.array([[-2.0, -0.5], [0.2, -0.3], [1.5, 1.5]])
+    x, y = np.linspace(-3, 2.5, 400), np.linspace(-2, 2.8, 200)
+    states = x[:, None]
+    one = {f"Hopfield, β = {beta}": energy.hopfield_energy(states, line, beta) for beta in (1, 2)}
+    one |= {"layer, E": energy.layer_energy(states, line), "nearest neighbour, g": energy.nearest_energy(states, line)}
+    grid = np.stack(np.meshgrid(np.linspace(-3, 2.5, 200), y), -1)
+    starts = np.array([[-0.9, 1.9], [-1.2, -1.6], [2.2, -0.9], [0.6, 2.4]])
+    paths = energy.descend(starts, [plane], steps=60, radius=0.25).path
+    with plots.style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11.0, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        memory_plots.energy_curves(x, {name: np.asarray(values) for name, values in one.items()}, line[:, 0], left)
+        memory_plots.energy_map(
+            np.linspace(-3, 2.5, 200), y, np.asarray(energy.layer_energy(grid, plane)), plane,
+            [np.asarray(paths[:, i]) for i in range(len(starts))], right,
+        )  # fmt: skip
+        keep(figure, "memory_energies")
+
+
+def _bounds(measure: dict[str, Any]) -> list[float]:
+    return [float("nan") if measure[end] is None else measure[end] for end in ("mean", "low", "high")]
+
+
+def memory(name: str) -> None:
+    """Shares of a corpus, plateaus against entropy, D* against N."""
+    result = record(name)
+    with plots.style():
+        for corpus, part in result["shares"].items():
+            rows = [row for row in part["rows"].values() if row["width"] == max(r["width"] for r in part["rows"].values())]
+            steps = [each["step"] for each in rows[0]["history"]]
+            curves = {
+                f"{100 * row['share']:g}%, {row['tokens']:,} tokens": tuple(
+                    np.array([each[side] for each in row["history"]]).mean(1) for side in ("train", "validation")
+                )
+                for row in rows
+            }
+            ax = plots.new_figure(8.4, 4.2)
+            memory_plots.training_and_validation(steps, curves, ax, floor=rows[0]["entropy"], bound=1.0)
+            ax.set_title(f"width {rows[0]['width']}, {corpus}", loc="left")
+            keep(ax.figure, f"{name}_shares_{corpus}")
+        rows = [
+            {"name": title.replace(", sentence and copy or question", ""), "entropy": row["entropy"],
+             "loss": row["train"]["mean"], "low": row["train"]["low"], "high": row["train"]["high"]}
+            for title, row in result["questions"]["rows"].items()
+        ]  # fmt: skip
+        ax = plots.new_figure(7.6, 4.6)
+        memory_plots.plateaus(rows, ax)
+        keep(ax.figure, f"{name}_plateaus")
+        rows = list(result["data"]["rows"].values())
+        needed = {
+            "gap within 2% at the validation minimum": [np.nanmean(row["needed"]) for row in rows],
+            "at the end of training": [np.nanmean(np.array(row["needed_at_end"], float)) for row in rows],
+        }
+        found = [result["data"][f"exponent_{which}layer_parameters"] for which in ("", "at_end_")]
+        ax = plots.new_figure(7.6, 4.4)
+        exponents = dict(zip(needed, ((one["mean"], one["low"], one["high"]) for one in found), strict=True))
+        memory_plots.data_needed([row["layer_parameters"] for row in rows], needed, ax, exponents=exponents)
+        keep(ax.figure, f"{name}_data_needed")
+
+
 def main() -> None:
     """Draw what was asked for."""
     if sys.argv[1:] not in ([], ["--recorded"]):
@@ -236,6 +303,10 @@ def main() -> None:
     continual()
     if (ROOT / "benchmarks" / "results" / "control.json").exists():
         control()
+    memory_energies()
+    for name in ("memory", "memory_gpu"):
+        if (ROOT / "benchmarks" / "results" / f"{name}.json").exists():
+            memory(name)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from _rows import Row, estimate, ratios, seeds, times  # noqa: E402
 from _rows_control import control, control_brief, control_exactness, control_text  # noqa: E402
+from _rows_memory import memory, memory_brief, memory_exactness  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -465,9 +466,11 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
         perceptron_fresh, perceptron_best_rates, perceptron_paper, perceptron_honest, language_stories, language_files,
         law_perceptron, law_path, law_language, law_cost, scaling_improvement, policies_compared_perceptron,
         policies_compared_labels, policies_compared_stories, continual, continual_exactness, control, control_text,
-        control_exactness, scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer, import_time,
+        control_exactness, memory, memory_exactness, scaling_fits, scaling_recovery, curve_fits, cost, exactness, peer,
+        import_time,
     )
 }  # fmt: skip
+ROWS["memory_gpu"] = memory
 ROWS |= dict.fromkeys(("scaling_improvement_sizes", "scaling_improvement_rows_4"), scaling_improvement)
 
 
@@ -477,7 +480,7 @@ HEADLINES = (
     "law_perceptron", "law_language", "scaling_improvement",
     "scaling_improvement_rows_4", "scaling_improvement_sizes",
     "policies_compared_perceptron", "policies_compared_stories", "continual", "continual_exactness", "control", "control_text",
-    "control_exactness",
+    "control_exactness", "memory", "memory_gpu", "memory_exactness",
     "scaling_fits", "scaling_recovery",
     "exactness", "peer",
 )  # fmt: skip
@@ -502,6 +505,9 @@ def brief(name: str, result: dict[str, Any]) -> Iterator[Row]:
         return
     if name == "control":
         yield from control_brief(result)
+        return
+    if name in ("memory", "memory_gpu"):
+        yield from memory_brief(result)
         return
     if not name.startswith("policies_compared"):
         yield from ROWS[name](result)

@@ -15,6 +15,7 @@
     olm continue stories --shift strong --replay 0.25        # one dataset after another, with replay
     olm continue text --files old.txt new.txt --budget-forgetting 0.03   # the share of old text that keeps its loss within 3%
     olm control train --text my.txt --keywords "dog" "run|ran"   # text that holds given words; then generate, evaluate
+    olm memory runs/stories                                  # what it knows by heart, radii and retrieval of its layers
     olm compare baseline.csv mine.csv                        # by how much the coefficients of L0 + (B/t)^β improve
 
 ``python -m olm`` is the same. Results are printed on standard output, progress and messages on standard error. Exit status:
@@ -41,6 +42,7 @@ COMMANDS = {
     "fit": "fit a scaling law to a table of runs",
     "continue": "train on one dataset after another, with replay: what is kept, what is learned",
     "control": "write text that holds given words: train, generate, evaluate",
+    "memory": "measure what a run's transformer knows by heart",
     "compare": "compare learning curves with a baseline's, by the coefficients of their scaling laws",
 }
 

@@ -215,6 +215,11 @@ class _Work:
             return self.train(made, data, run, params)
 
 
+def work_of(path: str) -> _Work:
+    """Data, model and settings of a run folder."""
+    return _Work(_restored(path), [])
+
+
 def run(words: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = _read(words)

@@ -345,6 +345,20 @@ def _told(summary: Mapping[str, Any]) -> str:
 # --- generate and evaluate --------------------------------------------------------------------------------------------
 
 
+def work_of(folder: str) -> _Work:
+    """Text, model and settings of a run folder."""
+    return _Work(_restored(Run.open(folder)), [])
+
+
+def sequences(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences as the base's transformer reads them, [N, P + 1 + T], and which labels are theirs, up to the first end."""
+    begin = np.full((len(rows.tokens), 1), control.BEGIN, np.int32)
+    tokens, prompts = np.asarray(rows.tokens, np.int32), np.asarray(rows.prompts, np.int32)
+    ended = tokens == control.END
+    mask = np.concatenate([np.zeros(prompts.shape, bool), np.cumsum(ended, 1) - ended == 0], 1)
+    return np.concatenate([prompts, begin, tokens], 1), mask
+
+
 def _loaded(folder: str) -> tuple[Control, Train]:
     """The models of a finished run, and its settings."""
     run = Run.open(folder)

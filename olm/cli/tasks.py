@@ -36,12 +36,14 @@ class Built(NamedTuple):
       data: what identifies the data, for ``config.json``.
       facts: numbers for ``summary.json``; ``entropy`` is the loss in nats that no model can beat.
       group: [N] 1 for a corrupted training example, or None.
+      model: sizes of the transformer, or None where it is another model.
     """
 
     task: Task
     data: dict[str, Any]
     facts: dict[str, Any]
     group: np.ndarray | None = None
+    model: Any = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,16 @@ class Language:
             **({} if built.entropy is None else {"entropy": built.entropy}),
         }
         data = {**({"files": hashes} if hashes else {}), "fingerprint": _fingerprint(built.task)}
-        return Built(built.task, data, facts, np.asarray(built.corrupted).astype(int) if built.corrupted.any() else None)
+        group = np.asarray(built.corrupted).astype(int) if built.corrupted.any() else None
+        return Built(built.task, data, facts, group, built.model)
+
+    def spoiled(self, key: jax.Array, tokens: np.ndarray, mask: np.ndarray, vocabulary: int) -> dict[str, np.ndarray]:
+        """Sequences corrupted like those of the training set that are, all of them."""
+        from olm.data.corruption import Corruption, corrupt
+
+        how = Corruption(1.0, self.edits, self.odds)
+        found = corrupt(jax.random.fold_in(key, 1), tokens, mask, vocabulary=vocabulary, how=how)
+        return {"tokens": np.asarray(found.tokens), "mask": np.asarray(found.mask)}
 
 
 def _fingerprint(task: Task) -> str:

@@ -232,13 +232,13 @@ def descend(x: Array, layers: Sequence[Array], *, steps: int, radius: float | No
       x: [..., n], where it starts.
       layers: for each layer its patterns, [d_t, n].
       steps: how many.
-      radius: the longest step, δ; None: as long as it wants.
+      radius: the longest step, δ, above 0; None: as long as it wants.
 
     Returns:
       `Descent`.
 
     Raises:
-      InputError: no layer, no step, shapes that do not match, nan.
+      InputError: no layer, no step, shapes that do not match, nan, a radius that is not positive.
 
     >>> found = descend(jnp.array([0.4]), [jnp.array([[0.0], [3.0]])], steps=20)
     >>> abs(float(found.path[-1, 0])) < 1e-3, bool((jnp.diff(found.energy) <= 1e-6).all())
@@ -246,8 +246,14 @@ def descend(x: Array, layers: Sequence[Array], *, steps: int, radius: float | No
     """
     check_whole("steps", steps, 1)
     patterns, x = check_patterns(jnp.concatenate(_same_width(layers)), x)
-    path = _descend(x, patterns, jnp.inf if radius is None else radius, steps)
+    path = _descend(x, patterns, _longest(radius), steps)
     return Descent(path, jax.lax.map(lambda state: -logsumexp(-_squared(state, patterns), axis=-1), path))
+
+
+def _longest(radius: float | None) -> float:
+    if radius is not None and not radius > 0:
+        raise InputError(f"radius is {radius}: give a length above 0, or None")
+    return jnp.inf if radius is None else radius
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -267,14 +273,14 @@ def descend_layers(x: Array, layers: Sequence[Array], *, radius: float | None = 
     Args:
       x: [..., n], where it starts.
       layers: for each layer its patterns, [d_t, n].
-      radius: δ; None: unbounded.
+      radius: δ, above 0; None: unbounded.
       inner: steps towards each layer's minimum.
 
     Returns:
       `Descent`, a step for each layer.
 
     Raises:
-      InputError: no layer, shapes that do not match, nan.
+      InputError: no layer, shapes that do not match, nan, a radius that is not positive.
 
     >>> start, layers = jnp.array([0.1]), [jnp.array([[3.0]]), jnp.array([[0.0]])]
     >>> [round(float(e), 2) for e in descend_layers(start, layers, radius=1.0).energy]  # up to leave 0, and down again
@@ -287,7 +293,7 @@ def descend_layers(x: Array, layers: Sequence[Array], *, radius: float | None = 
     _, x = check_patterns(widths[0], x)
     path = [x]
     for patterns in widths:
-        path.append(_lowered(path[-1], patterns, jnp.inf if radius is None else radius, inner))
+        path.append(_lowered(path[-1], patterns, _longest(radius), inner))
     return Descent(jnp.stack(path), jnp.stack([global_energy(state, widths) for state in path]))
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from olm.errors import InputError
+from olm.errors import InputError, check_whole
 from olm.fitting import Fitted, fit
 from olm.learner import Adam
 from olm.models import transformer
@@ -134,7 +134,8 @@ def learn(
       peak, warmup, adam, rates, run, progress: as for `olm.fitting.fit`.
       points: evaluations along the way.
       looked_at: at most so many training and validation examples are evaluated, the first.
-      floor: the source's own loss of every training example, [N] for each set, and of every validation example; None: unknown.
+      floor: the source's own loss of every training example, [N] for each set, and of every validation example, at least of
+        those that are looked at; None: unknown.
         Its mean over a sample scatters around the entropy, which is taken off the difference, so that fewer examples tell more.
       chunk: examples evaluated at once.
 
@@ -156,6 +157,8 @@ def learn(
     sizes = {len(jax.tree.leaves(part)[0]) for part in train}
     if len(sizes) > 1:
         raise InputError(f"training sets have {sorted(sizes)} examples: give sets of one size")
+    for name, value in (("points", points), ("looked_at", looked_at), ("chunk", chunk)):
+        check_whole(name, value, 1)
     losses = losses or _per_sequence(config)
     start = _init(config)(keys)
     examples = jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts, 1)), *train)
@@ -163,6 +166,9 @@ def learn(
     held = jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x[:looked_at], (len(train), *x[:looked_at].shape))), validation)
     known = np.zeros((2, len(train)))
     if floor is not None:
+        wanted = [*(min(part, looked_at) for part in (*sizes,) * len(train)), len(jax.tree.leaves(held)[0][0])]
+        if [len(part[:looked_at]) for part in (*floor[0], floor[1])] != wanted:
+            raise InputError("floor lacks sets or examples: give a loss for each training set's examples and the validation's")
         known = np.stack([[np.mean(part[:looked_at]) for part in floor[0]], np.full(len(train), np.mean(floor[1][:looked_at]))])
         known = known - known.mean(0)
     means = _means(losses, chunk)

@@ -149,8 +149,7 @@ def activations(
     >>> activations(transformer.CPU, transformer.init(transformer.CPU)(jax.random.key(0)), sequences).shape
     (4, 3, 32)
     """
-    if view not in get_args(View):
-        raise InputError(f"view is {view!r}: give {' or '.join(get_args(View))}")
+    check_view(view)
     if sequences.tokens.max() >= config.vocabulary or sequences.tokens.min() < 0:
         raise InputError(f"tokens go beyond the model's vocabulary of {config.vocabulary}: give those it was trained on")
     at = sequences.mask.shape[1] - 1 - sequences.mask[:, ::-1].argmax(1)
@@ -162,6 +161,36 @@ def activations(
         layer = int(np.flatnonzero(~np.isfinite(found).all((1, 2)))[0])
         raise InputError(f"activations of layer {layer} hold nan or infinities: the model has diverged, train it at a lower rate")
     return found
+
+
+def check_view(view: str) -> None:
+    """Fail unless a view is known.
+
+    Args:
+      view: a word.
+
+    Raises:
+      InputError: names the words there are.
+
+    >>> check_view("last")
+    """
+    if view not in get_args(View):
+        raise InputError(f"view is {view!r}: give {' or '.join(get_args(View))}")
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Fail unless inputs can be moved by these parts of a radius.
+
+    Args:
+      fractions: numbers.
+
+    Raises:
+      InputError: none, or one that is not above 0.
+
+    >>> check_fractions((0.5, 1.0))
+    """
+    if not (len(fractions) and all(0 < fraction < np.inf for fraction in fractions)):
+        raise InputError(f"fractions are {tuple(fractions)}: give numbers above 0")
 
 
 def layer_names(config: TransformerConfig) -> list[str]:
@@ -249,8 +278,7 @@ def retrieval(
     """
     if direction not in get_args(Direction):
         raise InputError(f"direction is {direction!r}: give {' or '.join(get_args(Direction))}")
-    if not (len(fractions) and all(0 < fraction < np.inf for fraction in fractions)):
-        raise InputError(f"fractions are {tuple(fractions)}: give numbers above 0")
+    check_fractions(fractions)
     inputs = activations(config, params, sequences, view="whole", chunk=chunk)[0]
     there = nearest(inputs)
     if not there.distance.any():
@@ -291,6 +319,7 @@ class Memory:
       losses: "stored" [N] and "held_out" [M], nats a label.
       written: "stored" [N] and "held_out" [M], whether the second half is what the model writes after the first.
       retrievals: by name, "random" and "towards", of stored samples and of as many held-out ones.
+      by_share: the last layer's nearest distances among a quarter, a half, three quarters and all of the stored samples.
     """
 
     layers: tuple[str, ...]
@@ -301,6 +330,7 @@ class Memory:
     losses: Mapping[str, np.ndarray]
     written: Mapping[str, np.ndarray]
     retrievals: Mapping[str, Retrieval]
+    by_share: Mapping[str, np.ndarray]
 
     def radii(self) -> np.ndarray:
         """[l + 2, 3]: median and quartiles of half the nearest distance of stored patterns, duplicates counted as 0."""
@@ -355,6 +385,7 @@ class Memory:
             "radii": self.radii(),
             "stored_distance": np.stack([layer.distance for layer in self.stored]),
             "held_out_distance": np.stack([layer.distance for layer in self.held_out]),
+            "by_share": dict(self.by_share),
             "losses": dict(self.losses),
             "written": dict(self.written),
             "retrieval": {
@@ -417,6 +448,7 @@ def measure(
     guesses = functools.partial(_predictions(config), params)
     found = {name: _by_chunks(guesses, chunk, part.tokens, part.mask) for name, part in sets.items()}
     retrievals: dict[str, Retrieval] = {}
+    last = kept["stored"][-1]
     fewest = min(retrieved, len(stored.tokens), len(held_out.tokens))
     for name, part in sets.items() if fewest > 1 else ():
         few = Samples(part.tokens[:fewest], part.mask[:fewest])
@@ -433,6 +465,7 @@ def measure(
         {name: np.asarray(losses, np.float64) for name, (losses, _) in found.items()},
         {name: written for name, (_, written) in found.items()},
         retrievals,
+        {f"{share}%": nearest(last[: max(2, len(last) * share // 100)]).distance for share in (25, 50, 75, 100)},
     )
 
 

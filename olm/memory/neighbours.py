@@ -22,6 +22,7 @@ from olm.progress import Bar
 from olm.types import Array
 
 _ROUNDING = 2.0**-24
+_TINY = 2.0**-126  # what is smaller may be taken for 0
 _EXTRA = 8  # roundings beside those of a product's sum
 _PAIRS = 1 << 16  # rescored at once
 
@@ -97,14 +98,17 @@ def _first_of_equal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _nearest(x: np.ndarray, y: np.ndarray, same: bool, block: int, progress: bool) -> Neighbours:
     middle = y.mean(0)
     block = min(block, max(len(x), len(y)))
-    left = _Blocks(x, middle, block)
-    right = left if same else _Blocks(y, middle, block)
+    # By a power of two, which changes no digit: squares of very long or short vectors are beyond float32.
+    ends = [end for part in ((x,) if same else (x, y)) for end in (part.min(0), part.max(0))]
+    scale = 2.0 ** -np.frexp(np.abs(np.stack(ends) - middle).max())[1]
+    left = _Blocks(x, middle, scale, block)
+    right = left if same else _Blocks(y, middle, scale, block)
     least = _first_pass(left, right, same, progress)
     best = least.min(1)
     # The nearest vector b of a has ‖b‖ ≤ ‖a‖ + distance, so this bounds the rounding of its pair and of the pair found.
     norm = np.sqrt(left.squared)
     size = left.squared + (norm + np.sqrt(np.maximum(best, 0)) * (1 + 1e-3)) ** 2
-    within = best + 4 * (x.shape[1] + _EXTRA) * _ROUNDING * size
+    within = best + 4 * (x.shape[1] + _EXTRA) * (_ROUNDING * size + _TINY)
     return _second_pass(x, y, left, right, least, within, same)
 
 
@@ -121,8 +125,9 @@ def _checked(name: str, vectors: np.ndarray) -> np.ndarray:
 class _Blocks:
     """Centred float32 vectors on the device in blocks of one size; padding is infinitely far from everything."""
 
-    def __init__(self, vectors: np.ndarray, middle: np.ndarray, block: int):
-        centred = (vectors - middle).astype(np.float32)
+    def __init__(self, vectors: np.ndarray, middle: np.ndarray, scale: float, block: int):
+        centred = vectors - middle
+        centred = np.multiply(centred, scale, out=centred).astype(np.float32)
         self.squared = np.square(centred, dtype=np.float64).sum(1)
         self.size, self.block = len(vectors), block
         self.number = -(-len(vectors) // block)

@@ -76,11 +76,12 @@ def log_ball_integral(n: int, r: float) -> float:
     Source: arXiv 2405.08707, Eq. 13, with t² in the exponent.
     """
     n, r = _dimension(n), _positive("r", r)
-    return n / 2 * math.log(math.pi) + _log_gamma_p(n / 2, r * r)
+    return n / 2 * math.log(math.pi) + _log_gamma_p(n / 2, r)
 
 
-def _log_gamma_p(a: float, x: float) -> float:
-    """log P(a, x). Below the bulk P underflows, and is xᵃ e^(−x) / Γ(a + 1) times Σ_k x^k / ((a + 1) … (a + k))."""
+def _log_gamma_p(a: float, r: float) -> float:
+    """log P(a, x) at x = r². Below the bulk P underflows, and is xᵃ e^(−x) / Γ(a + 1) times Σ_k x^k / ((a + 1) … (a + k))."""
+    x = r * r
     if x > a + 1:
         return math.log1p(-float(special.gammaincc(a, x)))
     total = term = 1.0
@@ -89,7 +90,7 @@ def _log_gamma_p(a: float, x: float) -> float:
         term *= x / (a + k)
         total += term
         k += 1
-    return a * math.log(x) - x - math.lgamma(a + 1) + math.log(total)
+    return 2 * a * math.log(r) - x - math.lgamma(a + 1) + math.log(total)
 
 
 def log_ball_integral_bounds(n: int, r: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from olm import plots
 from olm.errors import InputError
 from olm.plots.law import figures as law_figures
 from olm.records import Run, load_arrays
+from olm.report.memory import figures as memory_figures
 
 __all__ = ["write_figures"]
 
@@ -74,6 +76,7 @@ class Facts(NamedTuple):
     history: list[dict[str, Any]]
     curves: dict[str, np.ndarray]
     law: dict[str, Any]
+    memory: dict[str, Any]
     missing: list[str]
 
 
@@ -106,10 +109,12 @@ def gather(path: str | os.PathLike[str]) -> Facts:
     history = read("metrics.jsonl", run.metrics, [], "no evaluation has ended yet") if searched else []
     curves = read("curves.npz", lambda: load_arrays(run.path / "curves.npz"), {}, "the learning curves are written at the end")
     curves = {name: curve for name, curve in curves.items() if curve is not None} if isinstance(curves, dict) else {}
-    # Only `olm law` writes it: a run without it lacks nothing.
-    measured = (run.path / "law.npz").exists()
-    law = read("law.npz", lambda: load_arrays(run.path / "law.npz"), {}, "") if measured else {}
-    return Facts(run, summary, history, curves, law if isinstance(law, dict) else {}, missing)
+    # Only `olm law` and `olm memory` write these: a run without them lacks nothing.
+    later: dict[str, dict[str, Any]] = {}
+    for name in ("law.npz", "memory.npz"):
+        arrays = read(name, functools.partial(load_arrays, run.path / name), {}, "") if (run.path / name).exists() else {}
+        later[name] = arrays if isinstance(arrays, dict) else {}
+    return Facts(run, summary, history, curves, later["law.npz"], later["memory.npz"], missing)
 
 
 def scalar(value: Any) -> float | None:
@@ -164,7 +169,8 @@ def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
     """Title, caption and drawing function of each figure that there are numbers for, by file name."""
     if continues(facts):
         parts = ("test", "validation") if facts.history else ()
-        return {f"sequence_{part}": (*TEXTS[f"sequence_{part}"], _sequence_drawing(facts, part)) for part in parts}
+        sequence = {f"sequence_{part}": (*TEXTS[f"sequence_{part}"], _sequence_drawing(facts, part)) for part in parts}
+        return sequence | _memory_drawings(facts)
     curves, summary = facts.curves, facts.summary
 
     def loss(which: str) -> Callable[[Any], Any]:
@@ -190,7 +196,15 @@ def _drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
             figures |= law_figures(facts.law["found"], facts.law["uniform"])
         except (ValueError, KeyError, TypeError, IndexError) as error:
             facts.missing.append(f"law.npz cannot be drawn ({error}): run olm law again.")
-    return figures
+    return figures | _memory_drawings(facts)
+
+
+def _memory_drawings(facts: Facts) -> dict[str, tuple[str, str, Callable[[Any], Any]]]:
+    try:
+        return dict(memory_figures(facts.memory))  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, StopIteration) as error:
+        facts.missing.append(f"memory.npz cannot be drawn ({error}): run olm memory again.")
+        return {}
 
 
 def draw(facts: Facts) -> list[Drawn]:

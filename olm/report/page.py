@@ -34,6 +34,10 @@ _CLAIM_NAMES = {
     "final_ratio": "final-loss ratio (below 1 is better)",
     "step_length_ratio": "step-length ratio",
 }
+_MEMORY_FILES = {
+    "memory.json": "what the model knows by heart, radii, retrieval, from olm memory",
+    "memory.npz": "the same sequence by sequence, what its figures show",
+}
 _FILES = {
     "config.json": "every setting and the command",
     "metrics.jsonl": "one line an evaluation",
@@ -43,12 +47,14 @@ _FILES = {
     "curves.npz": "learning curves and weights, what the figures show",
     "law.json": "the Learning Law along the run: contributions, similarity, properties, from olm law",
     "law.npz": "the same step by step, what its figures show",
+    **_MEMORY_FILES,
     "state.npz": "where the search continues from",
 }
 _SEQUENCE_FILES = {
     "params.npz": "the parameters at the end of the last phase",
     "curves.npz": "the loss of every dataset and the learning rate at each evaluation",
     "state.npz": "where the run continues from",
+    **_MEMORY_FILES,
 }
 _ABOUT = "A learning policy, found by differentiating through whole training runs."
 _SEQUENCE_ABOUT = "A model trained on a sequence of datasets, each of them measured all along."

@@ -88,10 +88,11 @@ def write_results(
 
     No example: writes a run folder; see `olm.find_policy`.
     """
-    # What was measured along an earlier policy of this folder (by `olm law`) is not of this one.
+    # What was measured of an earlier policy of this folder (by `olm law`, `olm memory`) is not of this one.
     with explained(run.path, "remove files from"):
-        for stale in (run.path / "law.json", run.path / "law.npz", *(run.path / "figures").glob("law_*")):
-            stale.unlink(missing_ok=True)
+        for kind in ("law", "memory"):
+            for stale in (*run.path.glob(f"{kind}.[jn]*"), *(run.path / "figures").glob(f"{kind}_*")):
+                stale.unlink(missing_ok=True)
     policies.save(run.path / "policy.npz", policy, phi)
     run.save("params", found.params)
     curves = {
