@@ -285,11 +285,7 @@ def law(runs: Sequence[tuple[float, float, list[float]]], entropy: float, seeds:
 
 def policy(bench: Bench, quick: bool) -> dict[str, Any]:
     """Memory after training with the found policy and with uniform weights."""
-    # Searches differ: twice as many seeds as elsewhere, each a file of its own.
-    runs = [
-        bench.cell(f"policy_{seed}", lambda seed=seed: policy_run(seed, quick))
-        for seed in [*bench.seeds, *(100 + s for s in bench.seeds)]
-    ]
+    runs = [bench.cell(f"policy_{seed}", lambda seed=seed: policy_run(seed, quick)) for seed in bench.seeds]
     rows: dict[str, Any] = {}
     for part in ("clean", "corrupted"):
         for side in ("uniform", "found"):
