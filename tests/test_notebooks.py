@@ -34,7 +34,7 @@ def cells(path: Path) -> list[Any]:
 
 def test_there_are_notebooks() -> None:
     assert {"00_the_idea", "01_differentiate_training", "02_the_learning_law", "03_scaling_laws", "04_continual"} <= set(NAMES)
-    assert "05_control" in NAMES
+    assert {"05_control", "06_memory"} <= set(NAMES)
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
@@ -70,7 +70,7 @@ def test_outputs_are_clean(name: str) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), f"{name} was not executed in one go"
     found = [f"cell {cell.execution_count}: {blemish}" for cell in code for blemish in blemishes(cell)]
     assert not found, "\n".join(found)
-    if name in ("04_continual", "05_control"):  # these keep no curves to show
+    if name in ("04_continual", "05_control", "06_memory"):  # these keep no curves to show
         return
     shown = "".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
     assert shown.startswith('<img src="data:image/png;base64,'), "the solution shows itself as figures"
@@ -128,6 +128,16 @@ MEASURES = {
         "counted": list(counted.values()),
         "masking": with_mask["satisfaction"], "gelato": [gelato[states]["kl"] for states in (1, S)],
         "text": {name: [row["satisfied"], row["nats_per_token"]] for name, row in satisfied.items()},
+    }""",
+    "06_memory": """{
+        "rises": [float((steps > 1e-5).mean()) for steps in (joint, own)], "integral": [volume, integral],
+        "losses": [[rows[-1][side][0] for side in ("train", "validation")] for rows in histories.values()],
+        "entropy": data.entropy, "apart": float(np.log(few) / length),
+        "known": [s["known"] for s in found.values()], "written": [s["written_stored"] for s in found.values()],
+        "recovered": [
+            [s["retrieval"][f"{kind}, towards"]["recovered"] for kind in ("stored", "held out")] for s in found.values()
+        ],
+        "plateaus": [[row["entropy"], row["loss"]] for row in plateaus],
     }""",
 }
 
@@ -234,6 +244,25 @@ def test_generation_is_controlled(measured: Callable[[str], dict[str, Any]]) -> 
     assert found["gelato"][1] < found["gelato"][0]
     none, mask, gelato = (found["text"][name] for name in ("none", "mask", "gelato"))
     assert none[0] < 0.2 and mask[0] == gelato[0] == 1 and gelato[1] < mask[1]
+
+
+@pytest.mark.slow
+def test_memory_is_measured(measured: Callable[[str], dict[str, Any]]) -> None:
+    """The joint bound never raises the energy; much data settles at the entropy, little is known by heart; plateaus follow it."""
+    found = measured("06_memory")
+    assert found["rises"][0] == 0 and found["rises"][1] > 0.1
+    assert found["integral"][1] > 100 * found["integral"][0]
+    (much, held_out), (little, overfitted) = found["losses"]
+    assert abs(much - found["entropy"]) < 0.05 > abs(held_out - found["entropy"])
+    assert abs(little - found["apart"]) < 0.05 and overfitted > 2
+    assert found["known"][1] == 1 and max(found["known"][0], found["known"][2]) < 0.15
+    assert found["written"][1] == 1 and max(found["written"][0], found["written"][2]) == 0
+    # "About the same": stored and held-out windows come back alike, trained or not.
+    stored, other = np.array(found["recovered"]).swapaxes(0, 1)
+    assert np.abs(stored - other).max() < 0.3 and np.abs(stored[0] - stored[2]).max() < 0.3
+    for entropy, loss in found["plateaus"]:
+        assert -0.02 < loss - entropy < 0.1
+    assert found["plateaus"][0][1] < 0.75
 
 
 def test_results_show_themselves() -> None:
