@@ -17,6 +17,7 @@ from olm.data import questions as question_data
 from olm.data import stories as story_data
 from olm.data.questions import QuestionConfig
 from olm.memory import experiment, measure
+from olm.models import transformer
 from olm.models.transformer import TransformerConfig
 from olm.tasks import sequence
 
@@ -189,6 +190,31 @@ class Bench:
             stored, held = measure.samples(part, self.preset.looked_at), measure.samples(validation)
             found.append(measure.measure(config, one, stored, held, jax.random.key(self.seeds[s]), retrieved=0).summary())
         return found
+
+    def retrieval(self, share: float | None) -> dict[str, Any]:
+        """Do layers return to their patterns? After training on a share of the stories, or with no training at all."""
+        p, width = self.preset, self.preset.widths[len(self.preset.widths) // 2]
+
+        def run() -> dict[str, Any]:
+            source = corpus("stories", self.seeds, p.corpus, p)
+            sets = [part[: max(round((share or min(p.shares)) * p.corpus) // p.length, 1)] for part in source.train]
+            config = self.model(width, source.vocabulary)
+            params = jax.vmap(transformer.init(config))(self._keys())
+            if share is not None:
+                params = experiment.learn(
+                    config, [{"tokens": part} for part in sets], {"tokens": source.validation}, self._keys(), steps=p.steps,
+                    batch_size=p.batch, peak=p.peak * (32 / width) ** 0.5, points=2, looked_at=p.looked_at,
+                    progress=self.progress,
+                ).params  # fmt: skip
+            found = []
+            for s, part in enumerate(sets):
+                one = jax.tree.map(lambda leaf, s=s: leaf[s], params)
+                few = min(len(part), len(source.validation), 512)
+                stored, held = measure.samples(part, few), measure.samples(source.validation, few)
+                found.append(measure.measure(config, one, stored, held, jax.random.key(self.seeds[s]), retrieved=few).summary())
+            return {"share": share, "width": width, "patterns": few, "memory": found}
+
+        return self.cell(f"retrieval_{share}_width_{width}", run)
 
     def questions(self, words: int, copied: bool, layers: int) -> dict[str, Any]:
         """Question formation, or its declaratives alone."""

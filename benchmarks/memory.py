@@ -10,6 +10,8 @@ Sections, every number over seeds with an interval, all losses on held-out windo
 - ``data``: D*, the least data whose training loss is within 2% of the validation loss at the validation minimum, for model sizes
   16 times apart and more: exponent of D* ∝ N^b against the theory's ½. Beside it the irreducible term of a Chinchilla law of the
   same runs, against the source's entropy and the theory's 1.
+- ``retrieval``: inputs moved within the ball of their pattern: does the last layer come back to it, more often for samples that
+  were stored than for held-out ones, and after training than before?
 - ``policy``: what a found learning policy knows by heart, beside uniform weights, of the clean and of the corrupted half of its
   training set; and the radii of its patterns.
 
@@ -44,8 +46,8 @@ from olm.scaling.fit import fit
 from olm.tasks.language import Stories, stories
 
 BOUND = 0.02
-SECTIONS = ("shares", "questions", "data", "policy")
-GPU_SECTIONS = SECTIONS[:3]  # the found policy is measured at one size
+SECTIONS = ("shares", "questions", "data", "retrieval", "policy")
+GPU_SECTIONS = SECTIONS[:3]  # the others are measured at one size
 
 
 def per_seed(cell: dict[str, Any], of: str) -> list[float]:
@@ -280,6 +282,36 @@ def law(runs: Sequence[tuple[float, float, list[float]]], entropy: float, seeds:
     }
 
 
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def retrieval(bench: Bench) -> dict[str, Any]:
+    """Recovered after a move, stored and held out, by what the model was trained on."""
+    rows, claims = {}, {}
+    for share in (None, *sorted(bench.preset.shares)):
+        cell = bench.retrieval(share)
+        name = "untrained" if share is None else f"trained on {100 * share:g}%"
+        row: dict[str, Any] = {"patterns": cell["patterns"], "known": column([one["known"] for one in cell["memory"]])}
+        for direction in ("random", "towards"):
+            sides = {
+                side: np.array([one["retrieval"][f"{side}, {direction}"]["recovered"] for one in cell["memory"]])
+                for side in ("stored", "held out")
+            }
+            moved = cell["memory"][0]["retrieval"][f"stored, {direction}"]["fractions"]
+            for place, fraction in enumerate(moved):
+                for side, values in sides.items():
+                    row[f"{side}, {direction}, {fraction:g} radii"] = column(values[:, place])
+                difference = (sides["stored"] - sides["held out"])[:, place]
+                row[f"stored less held out, {direction}, {fraction:g} radii"] = column(difference)
+                if share == min(bench.preset.shares) and fraction in (0.5, 1.0):
+                    claims[
+                        f"{name}, moved {fraction:g} radii {direction}: stored samples come back more often than held-out ones, "
+                        "difference of shares"
+                    ] = verdict(difference, 0.0, below=False)
+        rows[name] = row
+    return {"rows": rows, "claims": claims}
+
+
 # --- the found policy -------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +411,7 @@ def main() -> None:
         "shares": lambda: shares(bench, texts),
         "questions": lambda: questions(bench),
         "data": lambda: data(bench),
+        "retrieval": lambda: retrieval(bench),
         "policy": lambda: policy(bench, arguments.quick),
     }
     wanted = [section for section in arguments.only if name != "gpu" or section in GPU_SECTIONS]
