@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from olm import policy as policies
@@ -187,6 +188,9 @@ def run(words: Sequence[str]) -> int:
     tables: dict[str, Any] = {}
     for name, (stored, held_out) in models.sets.items():
         parts = [Samples(part.tokens[: wanted.most], part.mask[: wanted.most]) for part in (stored, held_out)]
+        equal = len(parts[0].tokens) - len(np.unique(parts[0].tokens, axis=0))
+        if equal:
+            say(f"{name}: {equal} stored sequences repeat an earlier one; their separation is 0, and they have no ball")
         summary[name], tables[name] = {}, {}
         for side, params in models.params.items():
             if not wanted.quiet:

@@ -84,6 +84,34 @@ def nearest(vectors: np.ndarray, among: np.ndarray | None = None, *, block: int 
     return Neighbours(distance, index, int((distance == 0).sum()), rescored)
 
 
+def separation(patterns: np.ndarray) -> float:
+    """The least distance between two patterns: balls of half of it are disjoint, as the theory's third assumption wants.
+
+    Args:
+      patterns: [d, n].
+
+    Returns:
+      A length.
+
+    Raises:
+      InputError: two patterns are equal, so that no ball holds one of them alone; nan; fewer than two patterns.
+
+    >>> separation(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    5.0
+    >>> separation(np.zeros((2, 3)))
+    Traceback (most recent call last):
+    olm.errors.InputError: patterns 0 and 1 are equal, their separation is 0: leave one of them out
+
+    Source: arXiv 2405.08707, assumption 3.
+    """
+    found = nearest(patterns)
+    if found.duplicates:
+        row = int(found.distance.argmin())
+        pair = sorted((row, int(found.which[row])))
+        raise InputError(f"patterns {pair[0]} and {pair[1]} are equal, their separation is 0: leave one of them out")
+    return float(found.distance.min())
+
+
 def _first_of_equal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each vector the first that equals it, and the first *other* one, −1 where there is none."""
     seen: dict[bytes, int] = {}
