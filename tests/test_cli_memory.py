@@ -25,12 +25,14 @@ from olm.memory.measure import Samples, samples
 from olm.models import transformer
 from olm.models.transformer import TransformerConfig
 from olm.records import Run, load_arrays, read_json, save_arrays
+from olm.report import figures
 from olm.report import memory as pages
 
 SIZES = "--width 8 --heads 2 --layers 1 --length 8 --quiet"
 SEARCH = f"search language --examples 16 --targets 6 --tests 9 --steps 4 --batch-size 3 --target-draws 0 --evaluations 1 {SIZES}"
 CONTINUE = f"continue stories --shift strong --replay 0.25 --steps 8 --validation 8 --tests 8 --batch-size 5 {SIZES}"
-CONTROL = f"control train --vocabulary 90 --steps 12 --batch-size 2 --samples 60 --states 3 --em-steps 1 --method gelato {SIZES} --length 12"
+CONTROL = "control train --vocabulary 90 --steps 12 --batch-size 2 --samples 60 --states 3 --em-steps 1 --method gelato "
+CONTROL += f"{SIZES} --length 12"
 FRACTIONS = (0.5, 2.0)
 MOVES = ["--retrieved", "6", "--fractions", "0.5", "2"]
 
@@ -125,7 +127,7 @@ def test_a_policys_model_is_measured_beside_uniform_weights_and_an_untrained_one
     }
     curves = load_arrays(path / "curves.npz")
     ends = {"found": curves["found_test"][-1], "uniform": curves["baseline_test"][-1], "untrained": curves["baseline_test"][0]}
-    record = read_json(path / "memory.json")
+    record, losses = read_json(path / "memory.json"), jax.jit(transformer.per_sequence_losses(config))
     assert list(record["sets"]) == ["clean", "corrupted"]
     for group, (kept, other) in groups.items():
         assert list(record["sets"][group]) == ["found", "uniform", "untrained"]
@@ -134,8 +136,7 @@ def test_a_policys_model_is_measured_beside_uniform_weights_and_an_untrained_one
                 found = record["sets"][group][side]
             else:
                 found = check(path, group, side, config, params, rows(whole, kept), other)
-            loss = np.asarray(transformer.per_sequence_losses(config)(params, {**other._asdict()})).mean()
-            assert found["loss_held_out"] == pytest.approx(float(loss), rel=1e-5)
+            assert found["loss_held_out"] == pytest.approx(float(losses(params, other._asdict()).mean()), rel=1e-5)
             if group == "clean":
                 assert found["loss_held_out"] == pytest.approx(float(ends[side]), rel=1e-5)
     assert f"clean: {len(groups['clean'][0])} stored, 9 held out" in said.out and "layers of found" in said.out
@@ -147,9 +148,10 @@ def test_a_policys_model_is_measured_beside_uniform_weights_and_an_untrained_one
 
 
 @pytest.mark.usefixtures("no_report")
-def test_of_datasets_in_turn_what_was_read_is_measured(of: Callable[[str], Path]) -> None:
+def test_of_datasets_in_turn_what_was_read_is_measured(of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = of("continue")
     assert main(["memory", str(path), *MOVES, "--quiet"]) == 0
+    told = capsys.readouterr().err.splitlines()
     work, run = continual.work_of(str(path)), Run.open(path)
     params = {
         "trained": params_of(path, work.model),
@@ -159,11 +161,20 @@ def test_of_datasets_in_turn_what_was_read_is_measured(of: Callable[[str], Path]
     assert [len(data.train) for data in work.data] == [40, 40]
     account = run.summary()["account"]
     assert [account[d]["tokens"][data.name] // 8 for d, data in enumerate(work.data)] == read
+    parts = [(data.name, data.train[: read[d]]) for d, data in enumerate(work.data)]
+    repeats = {name: len(part) - len({row.tobytes() for row in part}) for name, part in parts}
+    wanted = [f"olm: {name}: {n} stored sequences repeat an earlier one" for name, n in repeats.items() if n]
+    assert [line.split(";")[0] for line in told] == wanted and wanted
     curves = load_arrays(path / "curves.npz")["test"]
     for d, data in enumerate(work.data):
         for side, end in (("trained", curves[-1]), ("untrained", curves[0])):
             found = check(path, data.name, side, work.model, params[side], samples(data.train[: read[d]]), samples(data.test))
             assert found["loss_held_out"] == pytest.approx(float(end[d]), rel=1e-5)
+    # A run that chose its last phase has the others, and what they have read, in another folder.
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    (path / "summary.json").write_text(json.dumps({**summary, "account": summary["account"][1:]}), encoding="utf-8")
+    sets = command._of_sequence(str(path), Run.open(path)).sets
+    assert [len(stored.tokens) for stored, _ in sets.values()] == read
 
 
 @pytest.mark.usefixtures("no_report")
@@ -217,7 +228,7 @@ def drawn(path: Path) -> set[str]:
     return {file.name for file in (path / "figures").glob("memory_*")}
 
 
-def test_the_report_shows_the_figures_and_a_search_that_goes_on_drops_them(of: Callable[[str], Path]) -> None:
+def test_the_report_shows_the_figures(of: Callable[[str], Path]) -> None:
     path = of("search")
     (path / "figures").mkdir(exist_ok=True)
     (path / "figures" / "memory_radii_of_another_set.svg").write_text("of an earlier measurement")
@@ -225,7 +236,7 @@ def test_the_report_shows_the_figures_and_a_search_that_goes_on_drops_them(of: C
     kinds = [f"memory_{kind}_{group}" for kind in ("distances", "radii", "retrieval") for group in ("clean", "corrupted")]
     assert drawn(path) == {f"{kind}.{ending}" for kind in kinds for ending in ("svg", "png")}
     assert not list(path.glob("**/.*.tmp"))
-    titles = [figure.title for figure in pages.figures(load_arrays(path / "memory.npz")).values()]
+    titles = [figure.title.replace("'", "&#39;") for figure in pages.figures(load_arrays(path / "memory.npz")).values()]
     page = (path / "report.html").read_text(encoding="utf-8")
     assert len(titles) == 6 and all(title in page for title in titles) and "memory.json" in page
     # Damage is told, and the rest is there.
@@ -233,17 +244,26 @@ def test_the_report_shows_the_figures_and_a_search_that_goes_on_drops_them(of: C
     (path / "memory.npz").write_bytes(b"damaged")
     assert main(["report", str(path)]) == 0
     damaged = (path / "report.html").read_text(encoding="utf-8")
-    assert "memory.npz is cut, damaged" in damaged and titles[0] not in damaged and "<img" in damaged or "<svg" in damaged
-    del tables["clean"]["found"]["radii"], tables["corrupted"]["found"]["theory"]
+    assert "memory.npz is cut, damaged" in damaged and titles[0] not in damaged and "Learning curves on held-out" in damaged
+    del tables["corrupted"]["found"]["theory"]
     save_arrays(path / "memory.npz", tables)
-    assert main(["report", str(path)]) == 0
-    assert "memory.npz cannot be drawn" in (path / "report.html").read_text(encoding="utf-8")
+    facts = figures.gather(path)
+    assert not figures._memory_drawings(facts) and "memory.npz cannot be drawn ('theory')" in facts.missing[-1]
+
+
+def test_a_search_that_goes_on_drops_what_was_measured_before(of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = of("search")
+    monkeypatch.setattr("olm.report.write_report", lambda path, on_missing=None: Path(path) / "report.html")
+    (path / "figures").mkdir(exist_ok=True)
+    for stale in ("figures/memory_radii_clean.svg", "memory.json", "memory.npz", "figures/law_gap.png", "law.json"):
+        (path / stale).write_text("of an earlier policy")
+    (path / "figures" / "loss_test.svg").write_text("")
     assert main(["search", "--resume", str(path), "--evaluations", "2", "--quiet"]) == 0
-    assert not drawn(path) and not list(path.glob("memory.*"))
-    assert "memory.json" not in (path / "report.html").read_text(encoding="utf-8")
+    assert not drawn(path) and not list(path.glob("memory.*")) and not list(path.glob("**/law*"))
+    assert (path / "figures" / "loss_test.svg").exists() and (path / "params.npz").exists()
 
 
-def test_the_figures_of_a_sequence_and_of_a_base_are_drawn(of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figures_of_a_sequence_and_of_a_base_are_drawn(of: Callable[[str], Path]) -> None:
     path = of("continue")
     assert main(["memory", str(path), "--retrieved", "0", "--quiet"]) == 0
     names = [data.replace("-", "_") for data in Run.open(path).config["data"]["names"]]
@@ -304,15 +324,12 @@ def test_measuring_again_gives_the_same_and_flags_arrive(of: Callable[[str], Pat
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), chunked[2][name], tables[name])
     assert chunked[1]["settings"]["chunk"] == 3
     other = measured(*MOVES, "--seed", "5")[2][name]["trained"]
-    assert (
-        other["retrieval"]["stored, random"]["drawn"] != tables[name]["trained"]["retrieval"]["stored, random"]["drawn"]
-    ).any()
+    moved = [one["retrieval"]["stored, random"]["drawn"] for one in (other, tables[name]["trained"])]
+    assert (moved[0] != moved[1]).any()
     for part in ("stored_distance", "losses", "radii"):
         jax.tree.map(np.testing.assert_array_equal, other[part], tables[name]["trained"][part])
-    whole = measured(*MOVES, "--view", "whole")[1]["sets"][name]["trained"]
-    assert whole["view"] == "whole" and whole["theory_radius"] == pytest.approx(
-        8**0.5 * record["sets"][name]["trained"]["theory_radius"]
-    )
+    whole, last = measured(*MOVES, "--view", "whole")[1]["sets"][name]["trained"], record["sets"][name]["trained"]
+    assert whole["view"] == "whole" and whole["theory_radius"] == pytest.approx(8**0.5 * last["theory_radius"])
     few = measured("--most", "5", "--retrieved", "0")
     assert few[1]["sets"][name]["trained"]["stored"] == few[1]["sets"][name]["trained"]["held_out"] == 5
     assert few[1]["sets"][name]["trained"]["retrieval"] == {} == few[2][name]["trained"]["retrieval"]
@@ -371,7 +388,7 @@ def _another_kind(path: Path) -> None:
 
 def _other_text(path: Path) -> None:
     own = path.parent / "own.txt"  # a copy, as the run's own file belongs to all tests
-    own.write_text("A dog sat down.\nA cat ran off.\nThe cow sang.\n" * 9, encoding="utf-8")
+    _settings(path, lambda config: own.write_text(Path(config["options"]["data"]["text"][0]).read_text().replace("dog", "hen")))
     _settings(path, lambda config: config["options"]["data"].update(text=[str(own)]))
 
 
@@ -380,11 +397,7 @@ def _other_text(path: Path) -> None:
     [
         ("search", _perceptron, r"trained a perceptron, which has no layers of a transformer: give a run on language"),
         ("search", _no_params, r"has no stored model \(params.npz\): let the run end, or continue it with olm search --resume"),
-        (
-            "continue",
-            _no_params,
-            r"has no stored model \(params.npz\): let the run end, or continue it with olm continue --resume",
-        ),
+        ("continue", _no_params, r"has no stored model \(params.npz\): let the run end, or continue it with olm continue --res"),
         ("control", _no_base, r"has no stored model \(base/params.npz\): go on with olm control train --resume"),
         ("control", _no_base_params, r"base has no stored model \(params.npz\): go on with olm control train --resume"),
         ("search", _damaged, r"params.npz is cut, damaged"),
@@ -404,9 +417,10 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     spoil(path)
     assert main(["memory", str(path), "--quiet"]) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1
+    *told, error = said.err.splitlines()
+    assert said.out == "" and all("stored sequences repeat an earlier one" in line for line in told) and len(told) < 2
     with pytest.raises(InputError, match=message):
-        raise InputError(said.err)
+        raise InputError(error)
     assert not list(path.glob("memory.*")) and not drawn(path)
 
 

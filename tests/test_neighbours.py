@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from olm.errors import InputError
 from olm.memory import neighbours
-from olm.memory.neighbours import nearest
+from olm.memory.neighbours import nearest, separation
 
 N, WIDTH = 50, 12
 BLOCK = 16  # 50 is three blocks and a bit, 48 three
@@ -144,6 +144,14 @@ def test_pairs_are_looked_at_again_in_parts(kind: str, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_separation_is_the_least_distance_of_patterns_that_differ() -> None:
+    for kind in ("plain", "clustered", "offset", "long"):
+        assert separation(data(kind)) == pytest.approx(others(data(kind)).min(), rel=1e-12)
+    twice = np.concatenate([data("plain", 5), data("plain", 5)[3:4] + 0.0])
+    with pytest.raises(InputError, match="patterns 3 and 5 are equal, their separation is 0"):
+        separation(twice)
+
+
 def test_two_vectors_whole_numbers_and_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     found = nearest(np.array([[0, 0], [3, 4]]), progress=True)
     assert found.distance.tolist() == [5, 5] and found.which.tolist() == [1, 0] and found.duplicates == 0
@@ -163,6 +171,7 @@ def test_two_vectors_whole_numbers_and_a_bar(capsys: pytest.CaptureFixture[str])
         (lambda: nearest(np.zeros((2, 3)), np.zeros((2, 4))), "vectors have 3 coordinates and among 4"),
         (lambda: nearest(np.zeros((1, 3))), "one vector has no neighbour"),
         (lambda: nearest(np.zeros((2, 3)), block=0), "block is 0"),
+        (lambda: separation(np.zeros((1, 3))), "one vector has no neighbour"),
     ],
 )
 def test_what_has_no_neighbour_is_refused(call: Callable[[], Any], message: str) -> None:

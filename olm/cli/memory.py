@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy as np
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from olm import policy as policies
