@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,6 +183,21 @@ class Bench:
 
         return self.cell(f"corpus_{_word(name)}_{tokens}_of_{whole or tokens}_width_{width}_{steps}", run)
 
+    def telling_apart(self, name: str, tokens: int, whole: int | None) -> list[float]:
+        """`telling_apart` of the first ``tokens`` of a corpus, for each seed."""
+        source = corpus(name, self.seeds, whole or 10**12, self.preset)
+        return [telling_apart(part[: max(tokens // self.preset.length, 1)]) for part in source.train]
+
+    def question_scatter(self, words: int, copied: bool) -> list[float]:
+        """How far the own loss of the lines looked at is from the entropy, for each seed: what the losses of a row carry."""
+        p, language = self.preset, question_data.grammar(QuestionConfig(vocabulary=words, copied=copied))
+        exact = question_data.entropy(language)
+        lines = p.lines * (1 if copied else 2)
+        drawn = [question_data.draw(language, jax.random.key(seed), lines) for seed in self.seeds]
+        parts = [*drawn, question_data.draw(language, jax.random.key(9_999), p.looked_at)]
+        *train, held = [question_data.losses(language, x["tokens"][: p.looked_at]).mean() / exact.labels for x in parts]
+        return [float((one + held) / 2 - exact.rate) for one in train]
+
     def _memory(self, config: TransformerConfig, params: Any, sets: list[np.ndarray], validation: np.ndarray) -> list[Any]:
         """What each seed's model knows by heart at the last step."""
         found = []
@@ -216,15 +232,15 @@ class Bench:
 
         return self.cell(f"retrieval_{share}_width_{width}", run)
 
-    def questions(self, words: int, copied: bool, layers: int) -> dict[str, Any]:
-        """Question formation, or its declaratives alone."""
+    def questions(self, words: int, copied: bool, layers: int, few: int | None = None) -> dict[str, Any]:
+        """Question formation, or its declaratives alone; ``few``: lines to learn from again and again."""
         p = self.preset
 
         def run() -> dict[str, Any]:
             language = question_data.grammar(QuestionConfig(vocabulary=words, copied=copied))
             exact = question_data.entropy(language)
             # The same number of labels to learn from, with and without the second half.
-            lines = round(p.lines * (1 if copied else 2))
+            lines = few or p.lines * (1 if copied else 2)
             sets = [question_data.draw(language, jax.random.key(seed), lines) for seed in self.seeds]
             held = question_data.draw(language, jax.random.key(9_999), p.looked_at)
             floor = [question_data.losses(language, part["tokens"][: p.looked_at]) / exact.labels for part in [*sets, held]]
@@ -251,8 +267,29 @@ class Bench:
                 "history": found.history,
             }
 
-        return self.cell(f"questions_{words}_{'pairs' if copied else 'declaratives'}_{layers}_layers", run)
+        again = "" if few is None else f"_{few}_lines"
+        return self.cell(f"questions_{words}_{'pairs' if copied else 'declaratives'}_{layers}_layers{again}", run)
 
 
 def _word(name: str) -> str:
-    return name if name in ("stories", "library") else "files"
+    """What a corpus is called in file names: of text files, a hash of what they hold."""
+    if name in ("stories", "library"):
+        return name
+    digest = hashlib.sha256()
+    for file in name.split(os.pathsep):
+        digest.update(Path(file).read_bytes())
+    return f"files_{digest.hexdigest()[:8]}"
+
+
+def telling_apart(windows: np.ndarray) -> float:
+    """The training loss of whoever knows all windows by heart, nats a label.
+
+    The first token is given, so it is (H(window) − H(first token)) / L, with H the entropies of what was drawn: log N / L for N
+    different windows that all begin alike.
+    """
+
+    def entropy(rows: np.ndarray) -> float:
+        share = np.unique(rows, axis=0, return_counts=True)[1] / len(rows)
+        return float(-(share * np.log(share)).sum())
+
+    return (entropy(windows) - entropy(windows[:, :1])) / (windows.shape[1] - 1)

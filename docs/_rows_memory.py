@@ -25,7 +25,7 @@ def memory_exactness(result: dict[str, Any]) -> Iterator[Row]:
     )
     descent = result["descent"]
     yield (
-        f"global energy, {descent['trajectories']:,} trajectories",
+        f"global energy, {descent['trajectories']:,} trajectories among random patterns",
         f"largest rise in a step of the joint bound {descent['largest_rise']:.1e}; layer by layer, as published, "
         f"{descent['published_step_raises']:.1%} of the steps raise it, by up to {descent['published_step_largest_rise']:.2f}",
     )
@@ -69,7 +69,7 @@ def memory(result: dict[str, Any]) -> Iterator[Row]:
         for name, row in part["rows"].items():
             yield (
                 f"{place}{corpus}, {name} ({row['tokens']:,} tokens): training and held-out loss; {count} seeds",
-                f"at the end {estimate(row['train'], 3)} and {estimate(row['validation'], 3)}; least held-out loss "
+                f"at the end {estimate(row['train_as_it_is'], 3)} and {estimate(row['validation'], 3)}; least held-out loss "
                 f"{estimate(row['least_validation'], 3)}, {estimate(row['gap_at_least'], 3)} above training there; known by "
                 f"heart {estimate(row['known'])} (chance 0.05), written {estimate(row['written_stored'])} (held out "
                 f"{estimate(row['written_held_out'])}); radius {estimate(row['radius_over_theory'])} of the theory's, held "
@@ -79,7 +79,13 @@ def memory(result: dict[str, Any]) -> Iterator[Row]:
     yield from _questions(result)
     yield from _claims(f"{place}question formation", result["questions"]["claims"], count)
     yield from _data(result)
-    yield from _claims(f"{place}D* against N", result["data"]["claims"], count)
+    found = result["data"]
+    bounds = "; ".join(f"{bound:.0%} {estimate(found[f'exponent_layer_parameters_bound_{bound}'])}" for bound in (0.01, 0.04))
+    yield f"{place}exponent of D* with other bounds of the gap at the validation minimum; {count} seeds", bounds
+    yield from _claims(f"{place}D* against N", found["claims"], count)
+    if "retrieval" in result:
+        yield from _retrieval(result)
+        yield from _claims("retrieval", result["retrieval"]["claims"], count)
     if "policy" in result:
         yield from _policy(result)
         yield from _claims("memory under a found policy", result["policy"]["claims"], _searches(result))
@@ -91,7 +97,7 @@ def memory_brief(result: dict[str, Any]) -> Iterator[Row]:
     for corpus, part in result["shares"].items():
         width = max(row["width"] for row in part["rows"].values())
         shown = "; ".join(
-            f"{100 * row['share']:g}% {estimate(row['train'], 3)} and {estimate(row['validation'], 3)} (least "
+            f"{100 * row['share']:g}% {estimate(row['train_as_it_is'], 3)} and {estimate(row['validation'], 3)} (least "
             f"{estimate(row['least_validation'], 3)})"
             for row in part["rows"].values()
             if row["width"] == width
@@ -99,6 +105,8 @@ def memory_brief(result: dict[str, Any]) -> Iterator[Row]:
         yield f"{place}{corpus}, width {width}, shares of one corpus: training and held-out loss, nats; {count} seeds", shown
     yield from _questions(result)
     yield from _data(result)
+    if "retrieval" in result:
+        yield from _retrieval(result)
     if "policy" in result:
         yield from _policy(result)
 
@@ -107,11 +115,17 @@ def _questions(result: dict[str, Any]) -> Iterator[Row]:
     rows = result["questions"]["rows"]
     shown = "; ".join(
         f"{name.replace(', sentence and copy or question', '')}: {estimate(row['train'], 3)}, entropy {row['entropy']:.3f}, "
-        f"difference {estimate(row['train_less_entropy'], 3)}"
+        f"difference {estimate(row['train_less_entropy'], 4)}, {row['epochs']:.2f} epochs"
         for name, row in rows.items()
     )
     what = "question formation, training loss where it settles, nats a label; slope over the entropy"
     yield f"{_place(result)}{what}; {len(result['seeds'])} seeds", f"{shown}; slope {estimate(result['questions']['slope'], 3)}"
+    again = result["questions"]["again"]
+    yield (
+        f"{_place(result)}question formation, 68 words, {again['lines']:,} lines for {again['epochs']:.0f} epochs; "
+        f"{len(result['seeds'])} seeds",
+        f"training loss {estimate(again['train'], 3)}, held out {estimate(again['validation'], 3)}, entropy {again['entropy']:.3f}",
+    )
 
 
 def _data(result: dict[str, Any]) -> Iterator[Row]:
@@ -124,13 +138,29 @@ def _data(result: dict[str, Any]) -> Iterator[Row]:
     yield (
         f"{_place(result)}stories: D*, tokens from which the gap at the validation minimum is within 2%; {count} seeds",
         f"{shown}; D* ∝ N^b, b = {estimate(found['exponent_layer_parameters'])}, at the end of training "
-        f"{estimate(found['exponent_at_end_layer_parameters'])} (theory 0.5)",
+        f"{estimate(found['exponent_at_end_layer_parameters'])} (the theory: 0.5, with its constants at these sizes "
+        f"{found['exponent_theory_layer_parameters']:.2f})",
     )
     yield (
         f"{_place(result)}irreducible term of L = E + B/D^β on the same runs, largest model; {count} seeds",
         f"{estimate(law['irreducible'], 3)}; less the source's entropy {found['entropy']:.3f}: "
         f"{estimate(law['irreducible_less_entropy'], 3)}; less the theory's 1: {estimate(law['irreducible_less_one'], 3)}",
     )
+
+
+def _retrieval(result: dict[str, Any]) -> Iterator[Row]:
+    for name, row in result["retrieval"]["rows"].items():
+        shown = "; ".join(
+            f"{direction} {estimate(row[f'stored, {direction}, 1 radii'])} and "
+            f"{estimate(row[f'held out, {direction}, 1 radii'])}, "
+            f"difference {estimate(row[f'stored less held out, {direction}, 1 radii'])}"
+            for direction in ("random", "towards")
+        )
+        yield (
+            f"stories, {name}: nearest to its own pattern at the last layer after a move of one radius, stored and held out; "
+            f"{len(result['seeds'])} seeds",
+            shown,
+        )
 
 
 def _searches(result: dict[str, Any]) -> int:

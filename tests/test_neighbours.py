@@ -32,8 +32,8 @@ def data(kind: str, rows: int = N) -> np.ndarray:
             return np.full((rows, WIDTH), 0.1)
         case "outlier":
             return np.where(np.arange(rows)[:, None] == 3, 1e8, plain)
-        case "far outlier":
-            return np.where(np.arange(rows)[:, None] == 3, -1e30, plain)
+        case "far outlier" | "farther outlier":  # beside it squares of all others are at the least float32, or below it
+            return np.where(np.arange(rows)[:, None] == 3, -1e30 if kind == "farther outlier" else 1e19, plain)
         case "long" | "short" | "shorter":  # squares beyond float32
             return plain * {"long": 1e25, "short": 1e-19, "shorter": 1e-30}[kind]
         case "grid":  # many ties, all exact
@@ -41,7 +41,8 @@ def data(kind: str, rows: int = N) -> np.ndarray:
     return plain
 
 
-KINDS = ("plain", "clustered", "offset", "duplicates", "equal", "outlier", "far outlier", "long", "short", "shorter", "grid")
+OUTLIERS = ("outlier", "far outlier", "farther outlier")
+KINDS = ("plain", "clustered", "offset", "duplicates", "equal", *OUTLIERS, "long", "short", "shorter", "grid")
 
 
 def check(found: neighbours.Neighbours, distances: np.ndarray, exact: bool = False) -> None:
@@ -96,7 +97,8 @@ def test_of_several_at_one_distance_the_first_is_told_across_blocks() -> None:
         check(nearest(x, among, block=BLOCK), cdist(x, among), exact=True)
     signed = np.zeros((20, 4))
     signed[::2] *= -1  # −0 equals 0
-    assert nearest(signed, block=BLOCK).duplicates == 20
+    found = nearest(signed, block=BLOCK)
+    assert found.duplicates == 20 and found.rescored == 0
 
 
 @pytest.mark.parametrize("rows", [5, 16, 17, 48, 50])
@@ -133,12 +135,14 @@ def test_float32_alone_is_wrong_where_neighbours_are_near_and_the_second_pass_is
     # Where neighbours are far apart hardly any pair is looked at again.
     assert N <= nearest(data("plain"), block=BLOCK).rescored <= N + 5
     assert N <= nearest(data("offset"), block=BLOCK).rescored <= N + 5
+    # One that is far from all others does not make them all coarse.
+    assert N <= nearest(data("outlier"), block=BLOCK).rescored <= 2 * N + 5
 
 
 @pytest.mark.parametrize("kind", ["clustered", "grid", "outlier"])
 def test_pairs_are_looked_at_again_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = nearest(data(kind), block=BLOCK)
-    monkeypatch.setattr(neighbours, "_PAIRS", 7)
+    monkeypatch.setattr(neighbours, "_NUMBERS", 7 * WIDTH)
     parts = nearest(data(kind), block=BLOCK)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -95,7 +95,12 @@ def _of_search(path: str, run: Run, quiet: bool) -> Models:
     spoiled = options.task.spoiled(key_data, held_out.tokens, held_out.mask, built.model.vocabulary)
     others = {"clean": held_out, "corrupted": measure.samples(spoiled)}
     rows = {name: seen[built.group[seen] == group] for group, name in enumerate(others)}
-    return Models(built.model, params, {name: (_rows(whole, rows[name]), others[name]) for name in others if len(rows[name]) > 1})
+    for name in (name for name in others if len(rows[name]) < 2):
+        say(f"{len(rows[name])} {name} sequences were learned from: that half is left out")
+    sets = {name: (_rows(whole, rows[name]), others[name]) for name in others if len(rows[name]) > 1}
+    if not sets:
+        raise InputError(f"{path} learned from fewer than two sequences of a kind: give a run with more --examples or --steps")
+    return Models(built.model, params, sets)
 
 
 def _rows(part: Samples, rows: Any) -> Samples:
@@ -178,9 +183,17 @@ def run(words: Sequence[str]) -> int:
     check_whole("most", wanted.most, 2)
     check_whole("retrieved", wanted.retrieved, 0)
     check_whole("chunk", wanted.chunk, 1)
+    if not 0 <= wanted.seed < 2**63:
+        raise InputError(f"seed is {wanted.seed}: give a number from 0, of at most 63 bits")
     measure.check_view(wanted.view)
     measure.check_fractions(wanted.fractions)
     record, models = _models(wanted.run, wanted.quiet)
+    for name, parts in models.sets.items():
+        for words, part, least in zip(("learned from", "held out"), parts, (2, 1), strict=True):
+            if len(part.tokens) < least:
+                raise InputError(
+                    f"{wanted.run} has {len(part.tokens)} {name} sequences {words}: give a run with at least {least}"
+                )
     with explained(record.path, "write to"):
         (record.path / "figures").mkdir(exist_ok=True)
     summary: dict[str, Any] = {}
@@ -243,7 +256,7 @@ def table(name: str, sides: dict[str, dict[str, Any]]) -> str:
         f"radius, over theory's {first['theory_radius']:.3g}": "radius_over_theory",
         "stored patterns equal to another (separation 0)": "duplicates",
         "held out inside a stored ball": "held_out_inside",
-        "distance tells stored from held out (chance .5)": "separation_auc",
+        "distance to the nearest other is less than held out's (alike .5)": "separation_auc",
     }.items():
         layers.append([label, *(_cell(layer[key]) for layer in first["layers"])])
     return "\n".join([*aligned(rows), "", *aligned(layers)])

@@ -148,11 +148,15 @@ def hopfield_energy(x: Array, patterns: Array, beta: float = 2.0) -> Array:
     Source: arXiv 2008.02217, Eq. 1.
     """
     patterns, x = check_patterns(patterns, x)
-    if not beta > 0:
-        raise InputError(f"beta is {beta}: give a number above 0")
+    _check_beta(beta)
     norms = jnp.square(patterns).sum(-1)
     attracted = logsumexp(beta * (x @ patterns.T), axis=-1) / beta
     return -attracted + jnp.square(x).sum(-1) / 2 + jnp.log(len(patterns)) / beta + norms.max() / 2
+
+
+def _check_beta(beta: float) -> None:
+    if not isinstance(beta, jax.core.Tracer) and not 0 < beta < jnp.inf:
+        raise InputError(f"beta is {beta}: give a number above 0")
 
 
 def retrieve(x: Array, patterns: Array, beta: float = 2.0, values: Array | None = None) -> Array:
@@ -168,7 +172,7 @@ def retrieve(x: Array, patterns: Array, beta: float = 2.0, values: Array | None 
       [..., n], or [..., m].
 
     Raises:
-      InputError: shapes that do not match, nan.
+      InputError: shapes that do not match, nan, a beta that is not positive.
 
     >>> retrieve(jnp.array([1.0, 0.0]), jnp.eye(2), beta=50.0).round(3).tolist()
     [1.0, 0.0]
@@ -176,10 +180,11 @@ def retrieve(x: Array, patterns: Array, beta: float = 2.0, values: Array | None 
     Source: arXiv 2008.02217, Eq. 3 and 10.
     """
     patterns, x = check_patterns(patterns, x)
+    _check_beta(beta)
     if values is None:
         values = patterns
-    elif len(values) != len(patterns):
-        raise InputError(f"there are {len(values)} values for {len(patterns)} patterns: give one for each")
+    elif jnp.ndim(values) != 2 or len(values) != len(patterns):
+        raise InputError(f"values have shape {jnp.shape(values)} for {len(patterns)} patterns: give [d, m], one row for each")
     return jax.nn.softmax(beta * (x @ patterns.T), axis=-1) @ values
 
 
@@ -191,7 +196,7 @@ def global_energy(x: Array, layers: Sequence[Array]) -> Array:
       layers: for each layer its patterns, [d_t, n].
 
     Returns:
-      [...]; below each layer's energy, and at most log l below the least of them.
+      [...]; at most each layer's energy, and at most log l below the least of them.
 
     Raises:
       InputError: no layer, shapes that do not match, nan.
@@ -268,7 +273,8 @@ def _descend(x: Array, patterns: Array, radius: Array, steps: int) -> Array:
 def descend_layers(x: Array, layers: Sequence[Array], *, radius: float | None = None, inner: int = 50) -> Descent:
     """The published iteration: layer after layer, x^(t) = argmin of E_t(x) over ‖x − x^(t−1)‖ ≤ δ.
 
-    Each layer's minimum is found by majorisation within the ball. It lowers E_t and says nothing about G, which may rise.
+    Each layer goes towards a minimum by majorisation within the ball, to a stationary point of E_t that is lower than where it
+    began. That says nothing about G, which may rise.
 
     Args:
       x: [..., n], where it starts.
@@ -346,7 +352,7 @@ def violations(x: Array, patterns: Array) -> Bounds:
     (0.0, 0.0, 0.69)
 
     Source: arXiv 2405.08707, propositions 1 to 3. From propositions 1 and 2, g − 2 H lies in [min − max − log d, 0]: the third as
-    printed cannot hold for patterns of one norm.
+    printed fails near a pattern, where patterns have one norm and are two or more.
     """
     patterns, x = check_patterns(patterns, x)
     g, energy = nearest_energy(x, patterns), layer_energy(x, patterns)

@@ -2,8 +2,9 @@
 against N.
 
 Niu et al. 2024 (arXiv 2405.08707): a transformer of N parameters is optimal at N = O(D²), where D* is the least D whose training
-loss is near the validation loss at its minimum (their section 5.4, difference within .04; here relative). The rival is
-Akaike's: at the optimum of a well-specified model of N parameters the gap is N/D nats, so D* ∝ N.
+loss is near the validation loss at its minimum (their section 5.4: a mean square difference within .04, which is .2 nats; here a
+share of the loss, and stricter). That is D* ∝ √N where l·width/T is held; where width grows alone, their own constants give
+D* = T·√(π·T·width) ∝ N^¼. The rival is Akaike's: at the optimum of a well-specified model the gap is N/D nats, so D* ∝ N.
 
 Models of several seeds are trained as one (`stacked`): parameters with a leading axis S, each with data of its own. Their losses
 are added, gradients do not mix, and AdamW goes entry by entry, so each is what it would be alone; only clipping looks at all
@@ -134,9 +135,9 @@ def learn(
       peak, warmup, adam, rates, run, progress: as for `olm.fitting.fit`.
       points: evaluations along the way.
       looked_at: at most so many training and validation examples are evaluated, the first.
-      floor: the source's own loss of every training example, [N] for each set, and of every validation example, at least of
-        those that are looked at; None: unknown.
-        Its mean over a sample scatters around the entropy, which is taken off the difference, so that fewer examples tell more.
+      floor: the source's own loss of every training example, [N] for each set, and of every validation example; None: unknown.
+        A model near the source scatters from sample to sample as the source does. Half of the difference between the two means
+        is taken off each loss, so that their gap tells more. It is of no use for examples known by heart, which scatter less.
       chunk: examples evaluated at once.
 
     Returns:
@@ -254,7 +255,7 @@ def data_needed(tokens: Sequence[float], gaps: Sequence[float], bound: float = 0
       `Needed`; the crossing looked for is the last one, after which all gaps are within the bound.
 
     Raises:
-      InputError: fewer than two sizes, sizes that do not rise, another number of gaps.
+      InputError: fewer than two sizes, sizes that do not rise, another number of gaps, nan.
 
     >>> round(data_needed([100, 1000, 10000], [0.3, 0.03, 0.01]).tokens)  # half of the way from .03 to .01
     3162
@@ -262,6 +263,8 @@ def data_needed(tokens: Sequence[float], gaps: Sequence[float], bound: float = 0
     'below'
     """
     sizes, values = np.asarray(tokens, float), np.asarray(gaps, float)
+    if np.isnan(values).any():
+        raise InputError("a gap is nan: leave that size out")
     if sizes.ndim != 1 or len(sizes) < 2 or values.shape != sizes.shape or not (np.diff(sizes) > 0).all() or not sizes[0] > 0:
         raise InputError("give at least two sizes in rising order, and a gap for each")
     over = np.flatnonzero(~(values <= bound))

@@ -4,11 +4,12 @@ Niu et al. 2024 (arXiv 2405.08707, section 5.3) take activations as patterns, an
 the radius of its ball, to be compared with √(n/2πe). Measured here beside it, with the controls that the paper lacks:
 
 - every layer, for stored (training) and for held-out samples: radius; the share of held-out samples inside a stored ball (the
-  paper's assumption 2); how well the distance to the nearest stored pattern tells stored from held-out samples;
+  paper's assumption 2); whether the distance to the nearest *other* stored pattern, which is what a held-out sample has as well,
+  tells stored from held-out samples: how isolated stored patterns are, as their own distance is 0;
 - retrieval: an input is moved by a share of its ball's radius, at random or towards its nearest neighbour; is it still the
   nearest pattern after each layer, and has the layer drawn it nearer, in units of the radius?
 - what is known by heart, without geometry: samples whose second half the model writes from the first, by greedy decoding, and
-  samples of lower loss than all but 5% of held-out ones.
+  samples of lower loss than all but 5% of held-out ones (`alarm`).
 
 A radius has no unit of its own: `rescaled` multiplies a pre-norm transformer's stream by any number and changes none of its
 outputs but for rounding. So radii mean something relative to each other, and a match with √(n/2πe) does not.
@@ -32,12 +33,14 @@ from olm.memory.neighbours import Neighbours, nearest
 from olm.memory.partition import radius
 from olm.models import transformer
 from olm.models.transformer import TransformerConfig
+from olm.progress import Bar
 from olm.types import Array, PyTree
 
 View = Literal["last", "whole"]
 Direction = Literal["random", "towards"]
 FRACTIONS = (0.25, 0.5, 1.0, 2.0)
 FALSE_ALARMS = 0.05
+FARTHEST = 1e6  # radii; float32 has no room for more
 
 
 class Samples(NamedTuple):
@@ -158,8 +161,8 @@ def activations(
     call = apply if extra is not None else lambda inputs, at: apply(inputs, at, None)
     found = _by_chunks(call, check_whole("chunk", chunk, 1), *arrays, axis=1)
     if not np.isfinite(found).all():
-        layer = int(np.flatnonzero(~np.isfinite(found).all((1, 2)))[0])
-        raise InputError(f"activations of layer {layer} hold nan or infinities: the model has diverged, train it at a lower rate")
+        layer = layer_names(config)[int(np.flatnonzero(~np.isfinite(found).all((1, 2)))[0])]
+        raise InputError(f"activations of {layer} hold nan or infinities: the model has diverged, train it at a lower rate")
     return found
 
 
@@ -185,12 +188,12 @@ def check_fractions(fractions: Sequence[float]) -> None:
       fractions: numbers.
 
     Raises:
-      InputError: none, or one that is not above 0.
+      InputError: none, or one that is not above 0 or beyond 10⁶.
 
     >>> check_fractions((0.5, 1.0))
     """
-    if not (len(fractions) and all(0 < fraction < np.inf for fraction in fractions)):
-        raise InputError(f"fractions are {tuple(fractions)}: give numbers above 0")
+    if not (len(fractions) and all(0 < fraction <= FARTHEST for fraction in fractions)):
+        raise InputError(f"fractions are {tuple(fractions)}: give numbers above 0, at most {FARTHEST:g}")
 
 
 def layer_names(config: TransformerConfig) -> list[str]:
@@ -217,12 +220,36 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     Returns:
       A share; the area under the curve of hits against false alarms.
 
+    Raises:
+      InputError: no number.
+
     >>> auc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
     0.875
     """
+    if not (len(positive) and len(negative)):
+        raise InputError("one of the two has no number: give at least one of each")
     values = np.sort(negative)
     below, upto = np.searchsorted(values, positive, "left"), np.searchsorted(values, positive, "right")
     return float(1 - (below + upto).mean() / 2 / len(values))
+
+
+def alarm(held_out: np.ndarray, share: float = FALSE_ALARMS) -> float:
+    """The loss below which a sample is called known: at most ``share`` of new samples are, whatever their distribution.
+
+    The k-th least of M held-out losses, k = ⌊share·(M + 1)⌋: a new loss is below it with probability k/(M + 1).
+
+    Args:
+      held_out: [M], losses.
+      share: of false alarms.
+
+    Returns:
+      A loss; −∞ where M is too small for any.
+
+    >>> alarm(np.arange(100.0)), alarm(np.arange(8.0))
+    (4.0, -inf)
+    """
+    k = int(share * (len(held_out) + 1))
+    return float(np.sort(held_out)[k - 1]) if k else -np.inf
 
 
 class Retrieval(NamedTuple):
@@ -339,8 +366,7 @@ class Memory:
     def summary(self) -> dict[str, Any]:
         """Plain numbers: of samples as a whole, and of each layer."""
         losses, written = self.losses, self.written
-        bound = float(np.quantile(losses["held_out"], FALSE_ALARMS))
-        known = float((losses["stored"] <= bound).mean())
+        known = float((losses["stored"] < alarm(losses["held_out"])).mean())
         layers = []
         for name, quartiles, stored, held in zip(self.layers, self.radii(), self.stored, self.held_out, strict=True):
             ball = stored.distance[held.which] / 2
@@ -352,7 +378,8 @@ class Memory:
                     "radius_upper": float(quartiles[2]),
                     "radius_over_theory": float(quartiles[0] / self.theory),
                     "duplicates": stored.duplicates,
-                    "held_out_inside": float((held.distance <= ball).mean()),
+                    # A pattern that equals another has no ball.
+                    "held_out_inside": float(((ball > 0) & (held.distance <= ball)).mean()) if ball.any() else None,
                     "held_out_distance_over_stored": _ratio(np.median(held.distance), np.median(stored.distance)),
                     "separation_auc": auc(stored.distance, held.distance),
                 }
@@ -423,7 +450,7 @@ def measure(
       fractions: of the radius, for the retrieval tests.
       retrieved: so many stored and so many held-out samples, at most, take part in the retrieval tests; 0: none.
       chunk: sequences at once.
-      progress: show a bar over the layers' neighbours.
+      progress: show a bar with the time left.
 
     Returns:
       `Memory`.
@@ -448,7 +475,14 @@ def measure(
     guesses = functools.partial(_predictions(config), params)
     found = {name: _by_chunks(guesses, chunk, part.tokens, part.mask) for name, part in sets.items()}
     retrievals: dict[str, Retrieval] = {}
-    last = kept["stored"][-1]
+    last, layers = kept["stored"][-1], len(kept["stored"])
+    stored_neighbours, held_neighbours = [], []
+    bar = Bar(2 * layers + (4 if min(retrieved, len(stored.tokens), len(held_out.tokens)) > 1 else 0), 0, on=progress,
+              unit="part", name="measure")  # fmt: skip
+    for there, others in zip(kept["stored"], kept["held_out"], strict=True):
+        stored_neighbours.append(nearest(there))
+        held_neighbours.append(nearest(others, there))
+        bar.show(2 * len(stored_neighbours), {})
     fewest = min(retrieved, len(stored.tokens), len(held_out.tokens))
     for name, part in sets.items() if fewest > 1 else ():
         few = Samples(part.tokens[:fewest], part.mask[:fewest])
@@ -456,12 +490,14 @@ def measure(
             retrievals[f"{name.replace('_', ' ')}, {direction}"] = retrieval(
                 config, params, few, key, view=view, direction=direction, fractions=fractions, chunk=chunk
             )
+            bar.show(2 * layers + len(retrievals), {})
+    bar.close()
     return Memory(
         tuple(layer_names(config)),
         view,
         radius(kept["stored"].shape[-1]),
-        tuple(nearest(layer, progress=progress) for layer in kept["stored"]),
-        tuple(nearest(layer, among) for layer, among in zip(kept["held_out"], kept["stored"], strict=True)),
+        tuple(stored_neighbours),
+        tuple(held_neighbours),
         {name: np.asarray(losses, np.float64) for name, (losses, _) in found.items()},
         {name: written for name, (_, written) in found.items()},
         retrievals,

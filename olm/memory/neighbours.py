@@ -1,6 +1,6 @@
 """Exact nearest neighbours of many vectors: blocks on the device in float32, every pair once, what could be nearest in float64.
 
-Squared distances come from one matrix product a block, ‖a‖² + ‖b‖² − 2 a·b, of vectors from which their mean was taken. Float32
+Squared distances come from one matrix product a block, ‖a‖² + ‖b‖² − 2 a·b, of vectors from which their median was taken. Float32
 cannot tell near neighbours apart that well, so the first pass keeps only the least of each vector and block, and the second looks
 again at the blocks whose least is within the bound on the rounding of a product (n + 8 roundings of ‖a‖² + ‖b‖²): all pairs there
 within the bound are computed from differences in float64. So the neighbour is the true one, up to rounding of float64.
@@ -24,7 +24,7 @@ from olm.types import Array
 _ROUNDING = 2.0**-24
 _TINY = 2.0**-126  # what is smaller may be taken for 0
 _EXTRA = 8  # roundings beside those of a product's sum
-_PAIRS = 1 << 16  # rescored at once
+_NUMBERS = 1 << 24  # of the vectors that are rescored at once
 
 
 class Neighbours(NamedTuple):
@@ -124,7 +124,7 @@ def _first_of_equal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nearest(x: np.ndarray, y: np.ndarray, same: bool, block: int, progress: bool) -> Neighbours:
-    middle = y.mean(0)
+    middle = np.median(y, 0)  # a mean would follow a vector that is far from all others, and all would be rounded coarsely
     block = min(block, max(len(x), len(y)))
     # By a power of two, which changes no digit: squares of very long or short vectors are beyond float32.
     ends = [end for part in ((x,) if same else (x, y)) for end in (part.min(0), part.max(0))]
@@ -224,8 +224,9 @@ def _second_pass(
             if same:
                 row, column = row[row != column], column[row != column]
             rescored += len(row)
-            for first in range(0, len(row), _PAIRS):
-                a, b = row[first : first + _PAIRS], column[first : first + _PAIRS]
+            pairs = max(_NUMBERS // x.shape[1], 1)
+            for first in range(0, len(row), pairs):
+                a, b = row[first : first + pairs], column[first : first + pairs]
                 squared = np.square(x[a] - y[b]).sum(1)
                 # Pairs stand in the order of rows and columns; the first of equal distances stays.
                 order = np.lexsort((b, squared, a))

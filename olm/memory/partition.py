@@ -8,8 +8,10 @@ V_n(r) = π^(n/2) rⁿ / Γ(1 + n/2) and P the regularised lower incomplete gamm
 
 The paper prints I_n with γ(n, r), an integral over exp(−t), and the lower bound with exp(−r); both are put right here. It
 matters: at that radius the volume is 1/√(πn) to first order, while I_n is smaller by about exp(−n/17.1). Z = 1 by the *upper*
-bound asks for √(πn) patterns, which gives N ∝ D²; by the integral itself it asks for √(πn)·exp(n/17.1) of them, N ∝ log D. So
-the law is one of the bound, not of the energy (`patterns_stored` says either).
+bound asks for √(πn) patterns, by the integral itself for √(πn)·exp(n/17.1) of them (`patterns_stored` says either). With n =
+T·width and N = A·l·width², the first gives N = A l width/(π T³) · D²: N ∝ D² where l·width/T³ is held, as the paper has it,
+and D ∝ N^¼ where width grows alone. The second would give an exponential of n for D. So what is proposed is a law of the
+bound, not of the energy.
 
 Host functions in float64, all logarithms, for n up to 10⁵ and more. Not done: balls that overlap, radii that differ.
 """
@@ -227,7 +229,7 @@ class Prediction(NamedTuple):
 
 
 def prediction(width: int, length: int, layers: int, per_layer: float = 12.0) -> Prediction:
-    """N = O(D²) with its constant, A l D / (π T³) to first order.
+    """N = O(D²) with its constant, A·l·width/(π T³) to first order, which is one only as long as these are held.
 
     Args:
       width: D, length of a token's vector.
