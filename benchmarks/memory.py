@@ -6,11 +6,12 @@ Sections, every number over seeds with an interval, all losses on held-out windo
   library's docstrings and code; or files of your own, --files). Does 0.1% overfit until the training loss vanishes; is 1%
   comparable with 100%, and if so for models near N ∝ D²?
 - ``questions``: question formation with a vocabulary of 68 words, 6 and 10 layers, batch 8. The training loss settles; at the
-  theory's bound of 1 nat, or at the entropy of the source? Controls: other vocabularies, the copied half left out, and a few lines
-  read many times. The grammar is our own; rates fall to zero within one epoch, so the plateau is a loss on new lines as well.
-- ``data``: D*, the least data whose training loss is within 2% of the validation loss at the validation minimum, for model sizes
-  16 times apart and more: exponent of D* ∝ N^b against the theory's ½. Beside it the irreducible term of a Chinchilla law of the
-  same runs, against the source's entropy and the theory's 1.
+  theory's bound of 1 nat, or at the entropy of the source? Controls: other vocabularies, the copied half left out, and a few
+  lines read many times. The grammar is our own; the rate falls to zero within one epoch, so the plateau is a loss on new lines.
+- ``data``: D*, the least data whose training loss is within 2% of the validation loss at the validation minimum (the best of
+  twenty evaluations, in the middle of a schedule where data are few), for widths that make N 16 times apart and more: exponent of
+  D* ∝ N^b against the theory's ½, and against what its constants give where width grows alone. Beside it the irreducible term of
+  a law of the same runs, against the source's entropy and the theory's 1.
 - ``retrieval``: inputs moved within the ball of their pattern: does the last layer come back to it, more often for samples that
   were stored than for held-out ones, and after training than before?
 - ``policy``: what a found learning policy knows by heart, beside uniform weights, of the clean and of the corrupted half of its

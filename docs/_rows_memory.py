@@ -124,7 +124,8 @@ def _questions(result: dict[str, Any]) -> Iterator[Row]:
     yield (
         f"{_place(result)}question formation, 68 words, {again['lines']:,} lines for {again['epochs']:.0f} epochs; "
         f"{len(result['seeds'])} seeds",
-        f"training loss {estimate(again['train'], 3)}, held out {estimate(again['validation'], 3)}, entropy {again['entropy']:.3f}",
+        f"training loss {estimate(again['train'], 3)}, held out {estimate(again['validation'], 3)}, "
+        f"entropy {again['entropy']:.3f}",
     )
 
 

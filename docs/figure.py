@@ -283,9 +283,11 @@ def memory(name: str) -> None:
             "gap within 2% at the validation minimum": [np.nanmean(row["needed"]) for row in rows],
             "at the end of training": [np.nanmean(np.array(row["needed_at_end"], float)) for row in rows],
         }
+        needed["the theory's, Z = 1 by the volume"] = [row["theory_tokens"] for row in rows]
         found = [result["data"][f"exponent_{which}layer_parameters"] for which in ("", "at_end_")]
         ax = plots.new_figure(7.6, 4.4)
-        exponents = dict(zip(needed, ((one["mean"], one["low"], one["high"]) for one in found), strict=True))
+        exponents: dict[str, Any] = dict(zip(needed, ((one["mean"], one["low"], one["high"]) for one in found), strict=False))
+        exponents["the theory's, Z = 1 by the volume"] = result["data"]["exponent_theory_layer_parameters"]
         memory_plots.data_needed([row["layer_parameters"] for row in rows], needed, ax, exponents=exponents)
         keep(ax.figure, f"{name}_data_needed")
 

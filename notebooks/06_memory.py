@@ -76,8 +76,9 @@ for n in (64, 1024, 16384):
     print(f"{n:6}  {partition.radius(n):7.2f}   {volume:19.2f}   {integral:21.1f}")
 
 # %% [markdown]
-# By the volume $d\approx\sqrt{\pi n}$, which makes $N\propto D^2$. By the integral $d\approx\sqrt{\pi n}\,e^{n/17}$, which makes $N\propto\log D$: the law
-# belongs to the bound, not to the energy.
+# By the volume $d\approx\sqrt{\pi n}$. With $n = T\cdot\text{width}$ this is the paper's $N\propto D^2$ as long as layers times width over $T^3$ is held; where the
+# width grows alone, the same constants give $D\propto N^{1/4}$. By the integral $d\approx\sqrt{\pi n}\,e^{n/17}$, an exponential of the width: the law belongs to the
+# bound, not to the energy.
 #
 # ## Learned by heart
 #
@@ -194,6 +195,6 @@ with plots.style():
     draw.plateaus(plateaus, ax)
 
 # %% [markdown]
-# Each settles at the entropy of its source, one of them far below 1. Over six such sources and models of the paper's size the slope of the loss in the entropy
+# Each settles at the entropy of its source, one of them far below 1. Over five such sources and models of the paper's size the slope of the loss in the entropy
 # is 1 within a hundredth, and the data needed to stay clear of overfitting grow much more slowly than $\sqrt N$:
 # [docs/results.md](../docs/results.md), from `benchmarks/memory.py`. For a model of your own, `olm memory RUN` measures all of this on any run folder.

@@ -424,6 +424,28 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     assert not list(path.glob("memory.*")) and not drawn(path)
 
 
+def test_where_all_are_corrupted_there_is_no_clean_set(of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = of("search")
+    _settings(path, lambda config: config["task"].update(corruption=1.0))
+    restored = options.resolved(options.restored(str(path)))
+    built = restored.task.build(restored.training.keys()[0], 0)
+    _settings(path, lambda config: config.update(data=built.data))
+    ((name, (stored, held)),) = command._of_search(str(path), Run.open(path), True).sets.items()
+    assert "0 clean sequences were learned from: that half is left out" in capsys.readouterr().err
+    assert name == "corrupted" and stored.tokens.shape == (12, 9) and held.tokens.shape == (9, 9)
+
+
+@pytest.mark.parametrize(("stored", "held", "message"), [(1, 8, "1 few sequences learned from"), (2, 0, "0 few sequences held out")])
+def test_too_few_sequences_are_refused(
+    runs: Path, stored: int, held: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, whole = samples(np.zeros((8, 9), np.int32)), command._of_sequence(str(runs / "continue"), Run.open(runs / "continue"))
+    few = whole._replace(sets={"few": (rows(part, slice(stored)), rows(part, slice(held)))})
+    monkeypatch.setattr(command, "_of_sequence", lambda path, run: few)
+    assert main(["memory", str(runs / "continue"), "--quiet"]) == 2
+    assert f"has {message}: give a run with at least" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -188,8 +188,8 @@ def run(words: Sequence[str]) -> int:
     measure.check_view(wanted.view)
     measure.check_fractions(wanted.fractions)
     record, models = _models(wanted.run, wanted.quiet)
-    for name, parts in models.sets.items():
-        for words, part, least in zip(("learned from", "held out"), parts, (2, 1), strict=True):
+    for name, both in models.sets.items():
+        for words, part, least in zip(("learned from", "held out"), both, (2, 1), strict=True):
             if len(part.tokens) < least:
                 raise InputError(
                     f"{wanted.run} has {len(part.tokens)} {name} sequences {words}: give a run with at least {least}"
