@@ -435,7 +435,9 @@ def test_where_all_are_corrupted_there_is_no_clean_set(of: Callable[[str], Path]
     assert name == "corrupted" and stored.tokens.shape == (12, 9) and held.tokens.shape == (9, 9)
 
 
-@pytest.mark.parametrize(("stored", "held", "message"), [(1, 8, "1 few sequences learned from"), (2, 0, "0 few sequences held out")])
+@pytest.mark.parametrize(
+    ("stored", "held", "message"), [(1, 8, "1 few sequences learned from"), (2, 0, "0 few sequences held out")]
+)
 def test_too_few_sequences_are_refused(
     runs: Path, stored: int, held: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
