@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -155,6 +156,8 @@ def test_a_model_that_learned_eight_sequences_by_heart_writes_and_knows_them_alo
     assert found.written["stored"].all() and not found.written["held_out"].any()
     assert (summary["written_stored"], summary["written_held_out"], summary["known"]) == (1.0, 0.0, 1.0)
     assert summary["known_above_chance"] == pytest.approx(0.95) and summary["loss_auc"] == 1.0
+    alike = {"stored": np.array([0.0, 2.0, 1.0, 3.0]), "held_out": np.arange(1.0, 41.0)}
+    assert dataclasses.replace(found, losses=alike).summary()["known"] == 0.5  # at the second least it is not below it
     losses = programs()["per_sequence_losses"]
     np.testing.assert_allclose(found.losses["stored"], losses(learned, {"tokens": STORED}), rtol=1e-5)
     np.testing.assert_allclose(found.losses["held_out"], losses(learned, {"tokens": HELD_OUT}), rtol=1e-5)
@@ -519,10 +522,7 @@ def test_the_minimum_is_of_the_validation_loss_of_one_seed() -> None:
 def test_data_needed_is_where_the_gap_stays_within_the_bound(gaps: list[float], tokens: float, side: str) -> None:
     found = experiment.data_needed([10, 100, 1000, 10_000], gaps)
     assert found.side == side and found.tokens == pytest.approx(tokens, rel=1e-9, nan_ok=True)
-
-
-def test_another_bound_is_another_crossing() -> None:
-    assert experiment.data_needed([10, 1000], [0.3, 0.1], 0.2).tokens == pytest.approx(100)
+    assert experiment.data_needed([10, 1000], [0.3, 0.1], 0.2).tokens == pytest.approx(100)  # another bound, another crossing
 
 
 def test_the_exponent_is_the_slope_of_logarithms() -> None:

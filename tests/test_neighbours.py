@@ -142,10 +142,10 @@ def test_float32_alone_is_wrong_where_neighbours_are_near_and_the_second_pass_is
 @pytest.mark.parametrize("kind", ["clustered", "grid", "outlier"])
 def test_pairs_are_looked_at_again_in_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = nearest(data(kind), block=BLOCK)
-    monkeypatch.setattr(neighbours, "_NUMBERS", 7 * WIDTH)
-    parts = nearest(data(kind), block=BLOCK)
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for numbers in (7 * WIDTH, 1):
+        monkeypatch.setattr(neighbours, "_NUMBERS", numbers)
+        for one, other in zip(whole, nearest(data(kind), block=BLOCK), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_the_separation_is_the_least_distance_of_patterns_that_differ() -> None:
