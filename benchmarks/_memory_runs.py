@@ -67,7 +67,7 @@ CPU = Preset()
 QUICK = Preset(
     vocabulary=300, batch=8, looked_at=32, points=4, corpora=("stories",), corpus=3_200, widths=(8,), steps=20, depths=(2,),
     shares=(1.0, 0.1), question_width=16, question_steps=20, question_warmup=5, lines=64, words=(), grid_steps=20, epochs=0,
-    grid=((8, (512, 2048)), (12, (512, 2048)), (16, (512, 2048))),
+    grid=((8, (512, 2048)), (12, (512, 2048)), (16, (512, 1024, 2048, 4096))),
 )  # fmt: skip
 # The paper's model of question formation, for fewer steps; larger models, 256 times apart, for the rest.
 GPU = Preset(

@@ -194,7 +194,7 @@ def questions(bench: Bench) -> dict[str, Any]:
             "train_less_one": column(train - 1.0),
             "history": cell["history"],
         }
-    few = p.lines // 45
+    few = max(p.lines // 45, p.question_batch)
     cell = bench.questions(68, True, p.depths[0], few)
     last = cell["history"][-1]
     again = {

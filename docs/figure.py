@@ -280,14 +280,14 @@ def memory(name: str) -> None:
         keep(ax.figure, f"{name}_plateaus")
         rows = list(result["data"]["rows"].values())
         needed = {
-            "gap within 2% at the validation minimum": [np.nanmean(row["needed"]) for row in rows],
+            "at the validation minimum": [np.nanmean(row["needed"]) for row in rows],
             "at the end of training": [np.nanmean(np.array(row["needed_at_end"], float)) for row in rows],
         }
-        needed["the theory's, Z = 1 by the volume"] = [row["theory_tokens"] for row in rows]
+        needed["theory"] = [row["theory_tokens"] for row in rows]
         found = [result["data"][f"exponent_{which}layer_parameters"] for which in ("", "at_end_")]
-        ax = plots.new_figure(7.6, 4.4)
+        ax = plots.new_figure(8.6, 4.6)
         exponents: dict[str, Any] = dict(zip(needed, ((one["mean"], one["low"], one["high"]) for one in found), strict=False))
-        exponents["the theory's, Z = 1 by the volume"] = result["data"]["exponent_theory_layer_parameters"]
+        exponents["theory"] = result["data"]["exponent_theory_layer_parameters"]
         memory_plots.data_needed([row["layer_parameters"] for row in rows], needed, ax, exponents=exponents)
         keep(ax.figure, f"{name}_data_needed")
 
