@@ -110,6 +110,7 @@ def test_a_policys_model_is_measured_beside_uniform_weights_and_an_untrained_one
     whole, held, config = samples(built.task.train), samples(built.task.test), built.model
     others = restored.task.spoiled(key_data, held.tokens, held.mask, config.vocabulary)
     groups = {"clean": (seen[built.group[seen] == 0], held), "corrupted": (seen[built.group[seen] == 1], samples(others))}
+    assert (others["tokens"] != held.tokens).any(1).all()  # each of them is spoiled
     assert len(seen) == 12 and {len(part[0]) for part in groups.values()} != {0}
     # What was never in a batch has no say in what is learned: its tokens may be others.
     learner = restored.learner.build(restored.learner.learning_rate)

@@ -46,7 +46,10 @@ def figures(tables: Mapping[str, Any]) -> dict[str, MemoryFigure]:
         main = next(iter(sides.values()))
         word = "".join(letter if letter.isalnum() else "_" for letter in name)
         theory = float(main["theory"])
-        shares, radii = dict(main["by_share"]), {side: side_tables["radii"] for side, side_tables in sides.items()}
+        shares, radii = (
+            dict(sorted(main["by_share"].items(), key=lambda part: int(part[0].rstrip("%")))),
+            {side: side_tables["radii"] for side, side_tables in sides.items()},
+        )
         found[f"memory_distances_{word}"] = MemoryFigure(
             f"Distances to the nearest stored pattern, {name}",
             "Activations of the last layer, with a quarter, a half, three quarters and all of the stored sequences. The line: "
