@@ -249,10 +249,6 @@ def memory_energies() -> None:
         keep(figure, "memory_energies")
 
 
-def _bounds(measure: dict[str, Any]) -> list[float]:
-    return [float("nan") if measure[end] is None else measure[end] for end in ("mean", "low", "high")]
-
-
 def memory(name: str) -> None:
     """Shares of a corpus, plateaus against entropy, D* against N."""
     result = record(name)
