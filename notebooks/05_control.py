@@ -18,7 +18,7 @@
 #
 # so all that is needed is the *value* $R$. [NADO](https://arxiv.org/abs/2205.14219) and [DiNADO](https://arxiv.org/abs/2306.11825) learn it from
 # labelled samples. How close they come is hard to say for a language model, where nobody knows $q^*$. This notebook takes a base for which it is
-# known, a hidden Markov model, and measures $\mathrm{KL}(q^* \,\|\, q)$ in nats per sequence. It is one seed; differences of a tenth are not to be trusted.
+# known, a hidden Markov model, and measures $\mathrm{KL}(q^* \,\|\, q)$ in nats per sequence. It is one seed, and learning from few samples is unsteady: differences of a few tenths are not to be trusted.
 
 # %%
 import jax
@@ -202,10 +202,9 @@ for name, row in {"base": {which: -np.log(rate) for which, rate in rates.items()
 gain = {name: {which: kl[f"{name}, explored"][which] / kl[name][which] for which in rates} for name in settings}
 for name, row in gain.items():
     print(f"{name:22} KL explored / KL of the base's samples:", ", ".join(f"{which} {ratio:.2f}" for which, ratio in row.items()))
-assert all(abs(kl[f"{name}, explored"]["common"] - kl[name]["common"]) < 0.1 for name in settings)
-assert gain["DiNADO-Soft"]["rare"] < gain["DiNADO-Soft"]["middling"] < 0.7
-assert gain["DiNADO-Soft"]["rare"] < 0.6 * gain["NADO"]["rare"]
-assert kl["DiNADO-Soft, explored"]["rare"] < 0.6 * min(
+assert all(abs(kl[f"{name}, explored"]["common"] - kl[name]["common"]) < 0.15 for name in settings)
+assert gain["DiNADO-Soft"]["rare"] < min(0.8, 0.9 * gain["NADO"]["rare"])
+assert kl["DiNADO-Soft, explored"]["rare"] < 0.9 * min(
     kl["NADO"]["rare"], kl["DiNADO-Soft"]["rare"], kl["NADO, explored"]["rare"]
 )
 with plots.style():
@@ -213,8 +212,10 @@ with plots.style():
     divergences(list(rates.values()), {name: list(row.values()) for name, row in kl.items()}, ax)
 
 # %% [markdown]
-# With the common constraint samples of one's own change hardly anything: the base has enough to show. The rarer the constraint, the more they help
-# DiNADO-Soft, and with the rare one it is by far the closest. NADO gains less: its weights bring back what the base makes rare.
+# With the common constraint samples of one's own change hardly anything: the base has enough to show. With the rare one they help DiNADO-Soft most,
+# and bring it closest. NADO gains less: its weights bring back what the base makes rare. This is one run of each. How much is gained, and with the middling
+# constraint whether anything is, differs from one start of the network to the next, and even from one processor to another, which round
+# differently: try other keys above. What holds over seeds, with intervals, is in `benchmarks/control.py`.
 #
 # How many samples is that worth? Below, NADO and DiNADO-Soft learn from a quarter, half and all of the samples of the base; the explored runs are measured after
 # each of their rounds, when they have seen that many samples, and fewer steps.
@@ -255,14 +256,13 @@ with plots.style():
     _ = values_along(shown, {name: table[:3] for name, table in values.items()}, np.asarray(right[:3]), ax, marked=keywords[:3])
 assert np.isclose(np.asarray(right)[:, -1], 0, atol=1e-5).all()
 assert errors["NADO"][-3:].mean() > 2 * errors["NADO"][:3].mean()
-assert (
-    errors["DiNADO-Soft"][-1] < 0.6 * errors["DiNADO-Soft"][:-1].mean() and errors["DiNADO-Soft"].mean() < errors["NADO"].mean()
-)
+assert errors["DiNADO-Soft"][-1] < 0.8 * errors["DiNADO-Soft"][:-1].mean()
+assert errors["DiNADO-Soft"][-3:].mean() < 0.9 * errors["NADO"][-3:].mean()
 
 # %% [markdown]
 # $R$ rises where a keyword is written and falls where room for one is wasted; at the last token it is 1, as these sequences are accepted. The errors of
 # NADO grow along the sequence: there much hangs on which keywords are still missing, and few of the base's samples come by. DiNADO-Soft is best at the
-# last token, where its labels are, and what it knows there spreads backwards.
+# last token, where its labels are, and there it errs less than NADO; what it knows there spreads backwards.
 #
 # ## GeLaTo: a chain that stands in for the base
 #

@@ -296,6 +296,9 @@ def test_what_figures_show_are_the_tables() -> None:
         assert {"25%", "100%", "2·radius of theory = 1"} == set(lines["memory_distances_a_1_b"])
     sides["found"]["retrieval"] = {}
     assert list(pages.figures({"a": sides})) == ["memory_distances_a", "memory_radii_a"] and pages.figures({}) == {}
+    both = pages.figures({"a-1": sides, "a_1": sides})
+    assert list(both) == [f"memory_{kind}_{word}" for word in ("a_1", "a_1_") for kind in ("distances", "radii")]
+    assert "a_1" in both["memory_radii_a_1_"].title
 
 
 @pytest.fixture(autouse=True)
@@ -335,6 +338,26 @@ def test_measuring_again_gives_the_same_and_flags_arrive(of: Callable[[str], Pat
     assert few[1]["sets"][name]["trained"]["stored"] == few[1]["sets"][name]["trained"]["held_out"] == 5
     assert few[1]["sets"][name]["trained"]["retrieval"] == {} == few[2][name]["trained"]["retrieval"]
     np.testing.assert_array_equal(few[2][name]["trained"]["losses"]["stored"], tables[name]["trained"]["losses"]["stored"][:5])
+
+
+def test_a_set_of_equal_sequences_is_measured_without_retrieval(
+    of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = of("continue")
+    record, models = command._models(str(path), True)
+    (name, (stored, held_out)), (other, parts) = list(models.sets.items())[:2]
+    equal = Samples(np.repeat(stored.tokens[:1], 4, 0), np.repeat(stored.mask[:1], 4, 0))
+    found = models._replace(sets={name: (equal, held_out), other: parts})
+    monkeypatch.setattr(command, "_models", lambda path, quiet: (record, found))
+    assert main(["memory", str(path), *MOVES, "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert "3 stored sequences repeat an earlier one" in said and f"{name}: the 4 sequences of a retrieval test are all" in said
+    sets = read_json(path / "memory.json")["sets"]
+    assert sets[name]["trained"]["retrieval"] == {} != sets[other]["trained"]["retrieval"]
+    assert {layer["radius"] for layer in sets[name]["trained"]["layers"]} == {0.0}
+    word, second = (one.replace("-", "_") for one in (name, other))
+    kinds = {f"{kind}_{word}" for kind in ("distances", "radii")}
+    assert {figure[7:-4] for figure in drawn(path)} == kinds | {f"{kind}_{second}" for kind in ("distances", "radii", "retrieval")}
 
 
 def _settings(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -41,10 +41,12 @@ def figures(tables: Mapping[str, Any]) -> dict[str, MemoryFigure]:
 
     No example: see ``olm memory RUN``.
     """
-    found = {}
+    found: dict[str, MemoryFigure] = {}
     for name, sides in tables.items():
         main = next(iter(sides.values()))
         word = "".join(letter if letter.isalnum() else "_" for letter in name)
+        while f"memory_radii_{word}" in found:  # "a-1" and "a_1" are two sets
+            word += "_"
         theory = float(main["theory"])
         shares, radii = (
             dict(sorted(main["by_share"].items(), key=lambda part: int(part[0].rstrip("%")))),
