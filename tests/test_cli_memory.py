@@ -356,8 +356,8 @@ def test_a_set_of_equal_sequences_is_measured_without_retrieval(
     assert sets[name]["trained"]["retrieval"] == {} != sets[other]["trained"]["retrieval"]
     assert {layer["radius"] for layer in sets[name]["trained"]["layers"]} == {0.0}
     word, second = (one.replace("-", "_") for one in (name, other))
-    kinds = {f"{kind}_{word}" for kind in ("distances", "radii")}
-    assert {figure[7:-4] for figure in drawn(path)} == kinds | {f"{kind}_{second}" for kind in ("distances", "radii", "retrieval")}
+    kinds = {f"distances_{word}", f"radii_{word}", *(f"{kind}_{second}" for kind in ("distances", "radii", "retrieval"))}
+    assert {figure[7:-4] for figure in drawn(path)} == kinds
 
 
 def _settings(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -14,6 +14,7 @@ Not done: dropout, tied weights, grouped heads, other positions than learned one
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -349,6 +350,7 @@ def _linear(config: TransformerConfig, *, residual: bool = False) -> Callable[..
     return uniform
 
 
+@functools.lru_cache(maxsize=64)  # one function for each model, so that it compiles once
 def init(config: TransformerConfig) -> Callable[[Array], PyTree]:
     """How the parameters start.
 
@@ -371,6 +373,7 @@ def init(config: TransformerConfig) -> Callable[[Array], PyTree]:
     return jax.jit(lambda key: module.init(key, jnp.zeros((1, config.length), jnp.int32))["params"])
 
 
+@functools.lru_cache(maxsize=64)
 def init_body(config: TransformerConfig) -> Callable[[Array], PyTree]:
     """How the parameters start without "head", for callers that put another head on `hidden`.
 
