@@ -48,10 +48,8 @@ def figures(tables: Mapping[str, Any]) -> dict[str, MemoryFigure]:
         while f"memory_radii_{word}" in found:  # "a-1" and "a_1" are two sets
             word += "_"
         theory = float(main["theory"])
-        shares, radii = (
-            dict(sorted(main["by_share"].items(), key=lambda part: int(part[0].rstrip("%")))),
-            {side: side_tables["radii"] for side, side_tables in sides.items()},
-        )
+        shares = dict(sorted(main["by_share"].items(), key=lambda part: int(part[0].rstrip("%"))))
+        radii = {side: side_tables["radii"] for side, side_tables in sides.items()}
         found[f"memory_distances_{word}"] = MemoryFigure(
             f"Distances to the nearest stored pattern, {name}",
             "Activations of the last layer, with a quarter, a half, three quarters and all of the stored sequences. The line: "
